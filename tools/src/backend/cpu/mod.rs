@@ -1,0 +1,215 @@
+//! The CPU backend: own register-tiled kernels, rayon for threads.
+//!
+//! Results do not depend on the number of threads: every sum is taken in an order fixed by the shapes.
+
+mod attention;
+mod conv;
+mod norm;
+mod pointwise;
+mod simd;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use super::{AdamW, Attention, Backend, Conv, Norm, Plane};
+
+/// The CPU. Keeps released buffers by length, since a training step asks for the same ones again.
+#[derive(Debug, Default)]
+pub struct Cpu {
+    free: RefCell<HashMap<usize, Vec<Vec<f32>>>>,
+}
+
+impl Backend for Cpu {
+    type Buffer = Vec<f32>;
+
+    fn alloc(&self, len: usize) -> Vec<f32> {
+        self.free.borrow_mut().get_mut(&len).and_then(Vec::pop).unwrap_or_else(|| vec![0.0; len])
+    }
+
+    fn zeros(&self, len: usize) -> Vec<f32> {
+        let mut buffer = self.alloc(len);
+        buffer.fill(0.0);
+        buffer
+    }
+
+    fn upload(&self, values: &[f32]) -> Vec<f32> {
+        let mut buffer = self.alloc(values.len());
+        buffer.copy_from_slice(values);
+        buffer
+    }
+
+    fn download(&self, buffer: &Vec<f32>) -> Vec<f32> {
+        buffer.clone()
+    }
+
+    fn release(&self, buffer: Vec<f32>) {
+        self.free.borrow_mut().entry(buffer.len()).or_default().push(buffer);
+    }
+
+    fn copy(&self, from: &Vec<f32>, to: &mut Vec<f32>) {
+        to.copy_from_slice(from);
+    }
+
+    fn clear(&self, to: &mut Vec<f32>) {
+        to.fill(0.0);
+    }
+
+    fn accumulate(&self, from: &Vec<f32>, to: &mut Vec<f32>) {
+        pointwise::accumulate(from, to);
+    }
+
+    fn square_sum(&self, x: &Vec<f32>) -> f64 {
+        pointwise::square_sum(x)
+    }
+
+    fn conv(&self, g: &Conv, x: &Vec<f32>, weight: &Vec<f32>, bias: &Vec<f32>, out: &mut Vec<f32>) {
+        conv::forward(g, x, weight, bias, out);
+    }
+
+    fn conv_grad_input(&self, g: &Conv, weight: &Vec<f32>, grad: &Vec<f32>, out: &mut Vec<f32>) {
+        conv::grad_input(g, weight, grad, out);
+    }
+
+    fn conv_grad_weight(&self, g: &Conv, x: &Vec<f32>, grad: &Vec<f32>, weight: &mut Vec<f32>, bias: &mut Vec<f32>) {
+        conv::grad_weight(g, x, grad, weight, bias);
+    }
+
+    fn group_norm(
+        &self,
+        g: &Norm,
+        x: &Vec<f32>,
+        scale: &Vec<f32>,
+        shift: &Vec<f32>,
+        out: &mut Vec<f32>,
+        stats: &mut Vec<f32>,
+    ) {
+        norm::group_norm(g, x, scale, shift, out, stats);
+    }
+
+    fn group_norm_grad(
+        &self,
+        g: &Norm,
+        x: &Vec<f32>,
+        scale: &Vec<f32>,
+        shift: &Vec<f32>,
+        stats: &Vec<f32>,
+        grad: &Vec<f32>,
+        out: &mut Vec<f32>,
+        grad_scale: &mut Vec<f32>,
+        grad_shift: &mut Vec<f32>,
+    ) {
+        norm::group_norm_grad(g, x, scale, shift, stats, grad, out, grad_scale, grad_shift);
+    }
+
+    fn layer_norm(
+        &self,
+        _batch: usize,
+        len: usize,
+        x: &Vec<f32>,
+        scale: &Vec<f32>,
+        shift: &Vec<f32>,
+        out: &mut Vec<f32>,
+        stats: &mut Vec<f32>,
+    ) {
+        norm::layer_norm(len, x, scale, shift, out, stats);
+    }
+
+    fn layer_norm_grad(
+        &self,
+        _batch: usize,
+        len: usize,
+        x: &Vec<f32>,
+        scale: &Vec<f32>,
+        stats: &Vec<f32>,
+        grad: &Vec<f32>,
+        out: &mut Vec<f32>,
+        grad_scale: &mut Vec<f32>,
+        grad_shift: &mut Vec<f32>,
+    ) {
+        norm::layer_norm_grad(len, x, scale, stats, grad, out, grad_scale, grad_shift);
+    }
+
+    fn silu(&self, x: &Vec<f32>, out: &mut Vec<f32>) {
+        pointwise::silu(x, out);
+    }
+
+    fn silu_grad(&self, x: &Vec<f32>, grad: &Vec<f32>, out: &mut Vec<f32>) {
+        pointwise::silu_grad(x, grad, out);
+    }
+
+    fn leaky_relu(&self, slope: f32, x: &Vec<f32>, out: &mut Vec<f32>) {
+        pointwise::leaky_relu(slope, x, out);
+    }
+
+    fn leaky_relu_grad(&self, slope: f32, x: &Vec<f32>, grad: &Vec<f32>, out: &mut Vec<f32>) {
+        pointwise::leaky_relu_grad(slope, x, grad, out);
+    }
+
+    fn add(&self, a: &Vec<f32>, b: &Vec<f32>, out: &mut Vec<f32>) {
+        pointwise::add(a, b, out);
+    }
+
+    fn add_vector(&self, batch: usize, channels: usize, x: &Vec<f32>, v: &Vec<f32>, out: &mut Vec<f32>) {
+        pointwise::add_vector(batch, channels, x, v, out);
+    }
+
+    fn sum_pixels(&self, batch: usize, channels: usize, grad: &Vec<f32>, out: &mut Vec<f32>) {
+        pointwise::sum_pixels(batch, channels, grad, out);
+    }
+
+    fn concat(&self, rows: usize, a: &Vec<f32>, b: &Vec<f32>, out: &mut Vec<f32>) {
+        pointwise::concat(rows, a, b, out);
+    }
+
+    fn split(&self, rows: usize, x: &Vec<f32>, a: &mut Vec<f32>, b: &mut Vec<f32>) {
+        pointwise::split(rows, x, a, b);
+    }
+
+    fn upsample(&self, g: &Plane, x: &Vec<f32>, out: &mut Vec<f32>) {
+        pointwise::upsample(g, x, out);
+    }
+
+    fn upsample_grad(&self, g: &Plane, grad: &Vec<f32>, out: &mut Vec<f32>) {
+        pointwise::upsample_grad(g, grad, out);
+    }
+
+    fn depth_to_space(&self, g: &Plane, x: &Vec<f32>, out: &mut Vec<f32>) {
+        pointwise::depth_to_space(g, x, out);
+    }
+
+    fn space_to_depth(&self, g: &Plane, grad: &Vec<f32>, out: &mut Vec<f32>) {
+        pointwise::space_to_depth(g, grad, out);
+    }
+
+    fn crop(&self, g: &Plane, margin: usize, x: &Vec<f32>, out: &mut Vec<f32>) {
+        pointwise::crop(g, margin, x, out);
+    }
+
+    fn crop_grad(&self, g: &Plane, margin: usize, grad: &Vec<f32>, out: &mut Vec<f32>) {
+        pointwise::crop_grad(g, margin, grad, out);
+    }
+
+    fn attention(&self, g: &Attention, qkv: &Vec<f32>, out: &mut Vec<f32>, weights: &mut Vec<f32>) {
+        attention::forward(g, qkv, out, weights);
+    }
+
+    fn attention_grad(&self, g: &Attention, qkv: &Vec<f32>, weights: &Vec<f32>, grad: &Vec<f32>, out: &mut Vec<f32>) {
+        attention::backward(g, qkv, weights, grad, out);
+    }
+
+    fn sinusoid(&self, dim: usize, t: &Vec<f32>, out: &mut Vec<f32>) {
+        pointwise::sinusoid(dim, t, out);
+    }
+
+    fn adamw(
+        &self,
+        settings: &AdamW,
+        grad: &Vec<f32>,
+        value: &mut Vec<f32>,
+        first_moment: &mut Vec<f32>,
+        second_moment: &mut Vec<f32>,
+        average: &mut Vec<f32>,
+    ) {
+        pointwise::adamw(settings, grad, value, first_moment, second_moment, average);
+    }
+}

@@ -1,0 +1,248 @@
+//! What a device must be able to compute for the tape.
+//!
+//! A [`Backend`] owns its buffers and gives one method per forward and backward rule. The CPU backend is
+//! [`cpu::Cpu`]; a CUDA backend takes its place behind the same trait.
+
+pub mod cpu;
+
+/// Geometry of a convolution over NHWC arrays with zero padding `kernel / 2`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conv {
+    /// Samples.
+    pub batch: usize,
+    /// Input height.
+    pub height: usize,
+    /// Input width.
+    pub width: usize,
+    /// Input channels.
+    pub inputs: usize,
+    /// Output channels.
+    pub outputs: usize,
+    /// Kernel side, odd.
+    pub kernel: usize,
+    /// Step.
+    pub stride: usize,
+}
+
+impl Conv {
+    /// Height and width of the output.
+    pub fn out_size(&self) -> (usize, usize) {
+        (self.height.div_ceil(self.stride), self.width.div_ceil(self.stride))
+    }
+
+    /// Kernel taps.
+    pub fn taps(&self) -> usize {
+        self.kernel * self.kernel
+    }
+}
+
+/// Geometry of a normalisation: each of `batch` samples is `pixels × channels` in `groups` groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Norm {
+    /// Samples.
+    pub batch: usize,
+    /// Pixels of a sample.
+    pub pixels: usize,
+    /// Channels.
+    pub channels: usize,
+    /// Groups of channels, each normalised over all pixels.
+    pub groups: usize,
+    /// Whether SiLU follows the affine.
+    pub silu: bool,
+}
+
+/// Geometry of a self-attention over `tokens` of `channels` in `heads` heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attention {
+    /// Samples.
+    pub batch: usize,
+    /// Tokens of a sample.
+    pub tokens: usize,
+    /// Channels of the output; the input has three times as many.
+    pub channels: usize,
+    /// Heads.
+    pub heads: usize,
+}
+
+/// A whole-array rearrangement of NHWC pixels, given as sizes of its input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plane {
+    /// Samples.
+    pub batch: usize,
+    /// Height.
+    pub height: usize,
+    /// Width.
+    pub width: usize,
+    /// Channels.
+    pub channels: usize,
+}
+
+/// Settings of one AdamW update (Loshchilov & Hutter 2019) with gradient scaling and weight EMA.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamW {
+    /// Learning rate.
+    pub rate: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+    /// 1-based step, for bias correction.
+    pub step: u64,
+    /// Factor on the gradient (clipping).
+    pub grad_scale: f32,
+    /// Decay of the moving average of the weights.
+    pub average_decay: f32,
+}
+
+/// A device that runs the tape. Buffers hold `f32`; lengths are the caller's to get right and are checked.
+///
+/// Methods named `_grad` *set* gradients of activations and *add to* gradients of parameters.
+pub trait Backend {
+    /// An array on the device.
+    type Buffer: std::fmt::Debug;
+
+    /// A buffer with unspecified contents.
+    fn alloc(&self, len: usize) -> Self::Buffer;
+    /// A buffer of zeros.
+    fn zeros(&self, len: usize) -> Self::Buffer;
+    /// A copy of host values.
+    fn upload(&self, values: &[f32]) -> Self::Buffer;
+    /// A host copy.
+    fn download(&self, buffer: &Self::Buffer) -> Vec<f32>;
+    /// Gives a buffer back for reuse.
+    fn release(&self, buffer: Self::Buffer);
+    /// `to = from`.
+    fn copy(&self, from: &Self::Buffer, to: &mut Self::Buffer);
+    /// `to = 0`.
+    fn clear(&self, to: &mut Self::Buffer);
+    /// `to += from`.
+    fn accumulate(&self, from: &Self::Buffer, to: &mut Self::Buffer);
+    /// Sum of squares.
+    fn square_sum(&self, x: &Self::Buffer) -> f64;
+
+    /// `out = x ∗ weight + bias`.
+    fn conv(&self, g: &Conv, x: &Self::Buffer, weight: &Self::Buffer, bias: &Self::Buffer, out: &mut Self::Buffer);
+    /// Gradient of the input.
+    fn conv_grad_input(&self, g: &Conv, weight: &Self::Buffer, grad: &Self::Buffer, out: &mut Self::Buffer);
+    /// Gradients of weight and bias.
+    fn conv_grad_weight(
+        &self,
+        g: &Conv,
+        x: &Self::Buffer,
+        grad: &Self::Buffer,
+        weight: &mut Self::Buffer,
+        bias: &mut Self::Buffer,
+    );
+
+    /// Group normalisation, affine per channel, optional SiLU. `stats` gets mean and 1/σ per sample and group.
+    fn group_norm(
+        &self,
+        g: &Norm,
+        x: &Self::Buffer,
+        scale: &Self::Buffer,
+        shift: &Self::Buffer,
+        out: &mut Self::Buffer,
+        stats: &mut Self::Buffer,
+    );
+    /// Its gradients.
+    #[allow(clippy::too_many_arguments)]
+    fn group_norm_grad(
+        &self,
+        g: &Norm,
+        x: &Self::Buffer,
+        scale: &Self::Buffer,
+        shift: &Self::Buffer,
+        stats: &Self::Buffer,
+        grad: &Self::Buffer,
+        out: &mut Self::Buffer,
+        grad_scale: &mut Self::Buffer,
+        grad_shift: &mut Self::Buffer,
+    );
+    /// Layer normalisation of `batch` rows of `len` with affine per element. `stats` as in `group_norm`.
+    #[allow(clippy::too_many_arguments)]
+    fn layer_norm(
+        &self,
+        batch: usize,
+        len: usize,
+        x: &Self::Buffer,
+        scale: &Self::Buffer,
+        shift: &Self::Buffer,
+        out: &mut Self::Buffer,
+        stats: &mut Self::Buffer,
+    );
+    /// Its gradients.
+    #[allow(clippy::too_many_arguments)]
+    fn layer_norm_grad(
+        &self,
+        batch: usize,
+        len: usize,
+        x: &Self::Buffer,
+        scale: &Self::Buffer,
+        stats: &Self::Buffer,
+        grad: &Self::Buffer,
+        out: &mut Self::Buffer,
+        grad_scale: &mut Self::Buffer,
+        grad_shift: &mut Self::Buffer,
+    );
+
+    /// x · sigmoid(x).
+    fn silu(&self, x: &Self::Buffer, out: &mut Self::Buffer);
+    /// Its gradient.
+    fn silu_grad(&self, x: &Self::Buffer, grad: &Self::Buffer, out: &mut Self::Buffer);
+    /// x where positive, else `slope`·x.
+    fn leaky_relu(&self, slope: f32, x: &Self::Buffer, out: &mut Self::Buffer);
+    /// Its gradient.
+    fn leaky_relu_grad(&self, slope: f32, x: &Self::Buffer, grad: &Self::Buffer, out: &mut Self::Buffer);
+
+    /// `out = a + b`.
+    fn add(&self, a: &Self::Buffer, b: &Self::Buffer, out: &mut Self::Buffer);
+    /// `out[n,p,c] = x[n,p,c] + v[n,c]`.
+    fn add_vector(&self, batch: usize, channels: usize, x: &Self::Buffer, v: &Self::Buffer, out: &mut Self::Buffer);
+    /// Gradient of `v`: the sum over pixels.
+    fn sum_pixels(&self, batch: usize, channels: usize, grad: &Self::Buffer, out: &mut Self::Buffer);
+
+    /// Channels of `a`, then of `b`, for each of `rows` pixels.
+    fn concat(&self, rows: usize, a: &Self::Buffer, b: &Self::Buffer, out: &mut Self::Buffer);
+    /// Its inverse.
+    fn split(&self, rows: usize, x: &Self::Buffer, a: &mut Self::Buffer, b: &mut Self::Buffer);
+    /// Nearest upsampling by 2.
+    fn upsample(&self, g: &Plane, x: &Self::Buffer, out: &mut Self::Buffer);
+    /// Its gradient: `out` has `g`'s size, `grad` twice that.
+    fn upsample_grad(&self, g: &Plane, grad: &Self::Buffer, out: &mut Self::Buffer);
+    /// Depth to space by 2; `g` is the input.
+    fn depth_to_space(&self, g: &Plane, x: &Self::Buffer, out: &mut Self::Buffer);
+    /// Its inverse.
+    fn space_to_depth(&self, g: &Plane, grad: &Self::Buffer, out: &mut Self::Buffer);
+    /// Drops `margin` pixels on each side; `g` is the input.
+    fn crop(&self, g: &Plane, margin: usize, x: &Self::Buffer, out: &mut Self::Buffer);
+    /// Its gradient: zeros around.
+    fn crop_grad(&self, g: &Plane, margin: usize, grad: &Self::Buffer, out: &mut Self::Buffer);
+
+    /// Self-attention; `weights` gets the softmax, `batch × heads × tokens × tokens`.
+    fn attention(&self, g: &Attention, qkv: &Self::Buffer, out: &mut Self::Buffer, weights: &mut Self::Buffer);
+    /// Its gradient.
+    fn attention_grad(
+        &self,
+        g: &Attention,
+        qkv: &Self::Buffer,
+        weights: &Self::Buffer,
+        grad: &Self::Buffer,
+        out: &mut Self::Buffer,
+    );
+    /// Cosines then sines of `t · 10000^(−i/(dim/2))`.
+    fn sinusoid(&self, dim: usize, t: &Self::Buffer, out: &mut Self::Buffer);
+
+    /// One AdamW update of `value` and its moments, then `average ← d·average + (1−d)·value`.
+    #[allow(clippy::too_many_arguments)]
+    fn adamw(
+        &self,
+        settings: &AdamW,
+        grad: &Self::Buffer,
+        value: &mut Self::Buffer,
+        first_moment: &mut Self::Buffer,
+        second_moment: &mut Self::Buffer,
+        average: &mut Self::Buffer,
+    );
+}

@@ -1,0 +1,108 @@
+//! Trained tensors with their gradients, optimizer moments and moving average.
+
+use super::op::{Shape, len};
+use crate::backend::{AdamW, Backend};
+use crate::random::Random;
+
+/// One trained tensor.
+#[derive(Debug)]
+pub struct Param<B: Backend> {
+    /// Name, unique in its set, `layer.tensor` by convention.
+    pub name: String,
+    /// Shape as the op that uses it says.
+    pub shape: Shape,
+    /// Current value.
+    pub value: B::Buffer,
+    /// Gradient of the last backward pass.
+    pub grad: B::Buffer,
+    /// First moment of AdamW.
+    pub first_moment: B::Buffer,
+    /// Second moment of AdamW.
+    pub second_moment: B::Buffer,
+    /// Exponential moving average of the value.
+    pub average: B::Buffer,
+}
+
+/// How a new tensor is filled.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    /// One value everywhere.
+    Constant(f32),
+    /// Uniform in ±√(3 · gain / fan-in).
+    FanIn {
+        /// Values that one output sums.
+        fan_in: usize,
+        /// Variance kept, 1 for a linear layer.
+        gain: f32,
+    },
+}
+
+/// The trained tensors of one network, in order of creation.
+#[derive(Debug)]
+pub struct ParamSet<B: Backend> {
+    /// The tensors.
+    pub params: Vec<Param<B>>,
+}
+
+impl<B: Backend> Default for ParamSet<B> {
+    fn default() -> Self {
+        Self { params: Vec::new() }
+    }
+}
+
+impl<B: Backend> ParamSet<B> {
+    /// Adds a tensor and returns its index.
+    pub fn add(&mut self, backend: &B, name: String, shape: Shape, init: Init, random: &mut Random) -> usize {
+        let n = len(shape);
+        let values: Vec<f32> = match init {
+            Init::Constant(value) => vec![value; n],
+            Init::FanIn { fan_in, gain } => {
+                let bound = (3.0 * gain / fan_in as f32).sqrt();
+                (0..n).map(|_| (2.0 * random.uniform() - 1.0) * bound).collect()
+            }
+        };
+        self.params.push(Param {
+            name,
+            shape,
+            value: backend.upload(&values),
+            grad: backend.zeros(n),
+            first_moment: backend.zeros(n),
+            second_moment: backend.zeros(n),
+            average: backend.upload(&values),
+        });
+        self.params.len() - 1
+    }
+
+    /// Number of trained values.
+    pub fn count(&self) -> usize {
+        self.params.iter().map(|p| len(p.shape)).sum()
+    }
+
+    /// Sets all gradients to zero.
+    pub fn clear_grads(&mut self, backend: &B) {
+        self.params.iter_mut().for_each(|p| backend.clear(&mut p.grad));
+    }
+
+    /// The norm of all gradients together.
+    pub fn grad_norm(&self, backend: &B) -> f64 {
+        self.params.iter().map(|p| backend.square_sum(&p.grad)).sum::<f64>().sqrt()
+    }
+
+    /// One AdamW update of every tensor, with gradients scaled down to a norm of at most `max_norm`. Weight
+    /// decay falls on matrices only. Returns the norm before clipping.
+    pub fn update(&mut self, backend: &B, settings: &AdamW, max_norm: f32) -> f64 {
+        let norm = self.grad_norm(backend);
+        let grad_scale = if norm > f64::from(max_norm) { max_norm / norm as f32 } else { 1.0 };
+        for p in &mut self.params {
+            let weight_decay = if p.shape[2] > 1 { settings.weight_decay } else { 0.0 };
+            let settings = AdamW { grad_scale, weight_decay, ..*settings };
+            backend.adamw(&settings, &p.grad, &mut p.value, &mut p.first_moment, &mut p.second_moment, &mut p.average);
+        }
+        norm
+    }
+
+    /// Exchanges values and moving averages, before and after a forward pass with the averaged weights.
+    pub fn swap_averages(&mut self) {
+        self.params.iter_mut().for_each(|p| std::mem::swap(&mut p.value, &mut p.average));
+    }
+}
