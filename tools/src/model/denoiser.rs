@@ -1,0 +1,143 @@
+//! Conditioner and denoiser of one block (RISSOLE §4): the condition does not depend on the timestep, so the
+//! conditioner is a network of its own, run once per block.
+
+use rissole::BlockGrid;
+
+use super::layers::{Conv, LayerNorm, Maker};
+use super::unet::{Unet, UnetConfig};
+use crate::backend::Backend;
+use crate::tape::{NodeId, Tape};
+
+/// What the two networks take, beside the sizes of the U-Net.
+#[derive(Debug, Clone)]
+pub struct DenoiserShape {
+    /// The latent's blocks, with margin and thumbnail.
+    pub grid: BlockGrid,
+    /// Neighbours stacked on channels.
+    pub neighbours: usize,
+    /// Whether the network is told its position.
+    pub position_embedding: bool,
+    /// Whether the block drawn before is a further condition.
+    pub previous_block: bool,
+}
+
+impl DenoiserShape {
+    /// Channels of the noisy input: with a margin, one more says which cells lie inside the picture.
+    pub fn noisy_channels(&self) -> usize {
+        self.grid.block().channels + usize::from(self.grid.margin() > 0)
+    }
+}
+
+/// Inputs of the conditioner, each `[N,h,w,·]` at the window's size.
+#[derive(Debug, Clone, Copy)]
+pub struct Conditions {
+    /// `k·C` channels in rank order.
+    pub neighbours: NodeId,
+    /// The thumbnail's region, where the grid has a thumbnail.
+    pub thumbnail: Option<NodeId>,
+    /// The block drawn before, where the variant has it.
+    pub previous: Option<NodeId>,
+}
+
+/// Neighbours (and thumbnail, previous block) → condition.
+#[derive(Debug, Clone)]
+pub struct Conditioner {
+    neighbours: Conv,
+    thumbnail: Option<Conv>,
+    previous: Option<Conv>,
+    out: Conv,
+}
+
+impl Conditioner {
+    /// Creates the parameters; `width` is the U-Net's first.
+    pub fn new<B: Backend>(m: &mut Maker<B>, shape: &DenoiserShape, width: usize) -> Self {
+        let c = shape.grid.block().channels;
+        let mut side = |name: &str, wanted: bool| wanted.then(|| Conv::new(m, name, c, width, 3, 1.0));
+        let thumbnail = side("conditioner.thumbnail", shape.grid.has_thumbnail());
+        let previous = side("conditioner.previous", shape.previous_block);
+        Self {
+            neighbours: Conv::new(m, "conditioner.neighbours", shape.neighbours * c, width, 3, 1.0),
+            thumbnail,
+            previous,
+            out: Conv::new(m, "conditioner.out", width, width, 3, 2.0),
+        }
+    }
+
+    /// Records the network: → `[N,h,w,width]`.
+    pub fn apply<B: Backend>(&self, t: &mut Tape<B>, inputs: Conditions) -> NodeId {
+        let mut x = self.neighbours.apply(t, inputs.neighbours);
+        for (conv, input) in [(&self.thumbnail, inputs.thumbnail), (&self.previous, inputs.previous)] {
+            if let (Some(conv), Some(input)) = (conv, input) {
+                let more = conv.apply(t, input);
+                x = t.add(x, more);
+            }
+        }
+        let x = t.silu(x);
+        self.out.apply(t, x)
+    }
+}
+
+/// Noisy window, timestep, position, condition → prediction for the block.
+#[derive(Debug, Clone)]
+pub struct Denoiser {
+    stem: Conv,
+    norm: LayerNorm,
+    mix: Conv,
+    time: (Conv, Conv),
+    position: Option<Conv>,
+    unet: Unet,
+    out: Conv,
+    embedding: usize,
+    margin: usize,
+}
+
+impl Denoiser {
+    /// Creates the parameters.
+    pub fn new<B: Backend>(m: &mut Maker<B>, shape: &DenoiserShape, config: &UnetConfig) -> Self {
+        let (width, e) = (config.widths[0], config.embedding);
+        let window = shape.grid.window();
+        Self {
+            stem: Conv::new(m, "denoiser.stem", shape.noisy_channels(), width, 3, 1.0),
+            norm: LayerNorm::new(m, "denoiser.norm", window.height, window.width, width),
+            mix: Conv::new(m, "denoiser.mix", width, width, 3, 1.0),
+            time: (Conv::new(m, "denoiser.time0", e, e, 1, 1.0), Conv::new(m, "denoiser.time1", e, e, 1, 1.0)),
+            position: shape
+                .position_embedding
+                .then(|| Conv::new(m, "denoiser.position", shape.grid.positions(), e, 1, 1.0)),
+            unet: Unet::new(m, config),
+            out: Conv::new(m, "denoiser.out", width, window.channels, 3, 0.01),
+            embedding: e,
+            margin: shape.grid.margin(),
+        }
+    }
+
+    /// Records the network: `noisy [N,h,w,C(+1)]`, `timestep [N,1,1,1]`, `position [N,1,1,positions]` one-hot,
+    /// `condition [N,h,w,width]` → prediction `[N,block height,block width,C]`.
+    pub fn apply<B: Backend>(
+        &self,
+        t: &mut Tape<B>,
+        noisy: NodeId,
+        timestep: NodeId,
+        position: Option<NodeId>,
+        condition: NodeId,
+    ) -> NodeId {
+        let x = self.stem.apply(t, noisy);
+        let x = t.add(x, condition);
+        let x = self.norm.apply(t, x);
+        let x = self.mix.apply(t, x);
+
+        let e = t.sinusoid(timestep, self.embedding);
+        let e = self.time.0.apply(t, e);
+        let e = t.silu(e);
+        let mut e = self.time.1.apply(t, e);
+        if let (Some(conv), Some(position)) = (&self.position, position) {
+            let place = conv.apply(t, position);
+            e = t.add(e, place);
+        }
+        let e = t.silu(e);
+
+        let x = self.unet.apply(t, x, e);
+        let x = self.out.apply(t, x);
+        if self.margin == 0 { x } else { t.crop(x, self.margin) }
+    }
+}

@@ -1,0 +1,175 @@
+//! The codebook: nearest entries, k-means by moving averages (van den Oord et al. 2017, appendix A.1), and
+//! revival of entries that nothing uses.
+
+use rayon::prelude::*;
+
+use crate::random::Random;
+
+/// Decay of the moving averages in training.
+pub const DECAY: f32 = 0.99;
+/// An entry used less often than this (moving average, vectors a step) is moved onto a vector of the batch.
+const DEAD: f32 = 0.05;
+
+/// `size` entries of `channels` values.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Codebook {
+    /// Values of a vector.
+    pub channels: usize,
+    /// Entries, row by row.
+    pub entries: Vec<f32>,
+    /// Moving average of how often each entry is used in a step.
+    pub uses: Vec<f32>,
+    /// Moving average of the sum of vectors that use it.
+    pub sums: Vec<f32>,
+}
+
+impl Codebook {
+    /// Entries drawn from `rows` (each `channels` values) with a little noise, so that no two are equal.
+    pub fn from_rows(size: usize, channels: usize, rows: &[f32], random: &mut Random) -> Self {
+        let count = rows.len() / channels;
+        let mut entries = Vec::with_capacity(size * channels);
+        let mut noise = vec![0.0; channels];
+        for _ in 0..size {
+            let row = random.below(count);
+            random.fill_normal(&mut noise);
+            entries.extend(rows[row * channels..][..channels].iter().zip(&noise).map(|(v, n)| v + 1e-3 * n));
+        }
+        Self { channels, uses: vec![1.0; size], sums: entries.clone(), entries }
+    }
+
+    /// Number of entries.
+    pub fn size(&self) -> usize {
+        self.uses.len()
+    }
+
+    /// For each row, the nearest entry (the first of equals).
+    pub fn assign(&self, rows: &[f32]) -> Vec<u32> {
+        let (k, c) = (self.size(), self.channels);
+        // Channel-major, so that the loop over entries vectorises. Nearest: least ½‖e‖² − z·e.
+        let mut columns = vec![0.0; k * c];
+        let mut half_norms = vec![0.0; k];
+        for (i, entry) in self.entries.chunks_exact(c).enumerate() {
+            half_norms[i] = 0.5 * entry.iter().map(|v| v * v).sum::<f32>();
+            for (j, &v) in entry.iter().enumerate() {
+                columns[j * k + i] = v;
+            }
+        }
+        rows.par_chunks(c)
+            .map_init(
+                || vec![0.0; k],
+                |scores, row| {
+                    scores.copy_from_slice(&half_norms);
+                    for (column, &z) in columns.chunks_exact(k).zip(row) {
+                        scores.iter_mut().zip(column).for_each(|(score, e)| *score -= z * e);
+                    }
+                    let least = scores.iter().fold(f32::INFINITY, |a, &b| a.min(b));
+                    scores.iter().position(|&s| s == least).unwrap_or(0) as u32
+                },
+            )
+            .collect()
+    }
+
+    /// The entries that `codes` name, one after the other.
+    pub fn look_up(&self, codes: &[u32]) -> Vec<f32> {
+        codes
+            .iter()
+            .flat_map(|&code| &self.entries[code as usize * self.channels..][..self.channels])
+            .copied()
+            .collect()
+    }
+
+    /// Moves the entries toward the vectors that use them, and dead entries onto random rows. `decay` is that of
+    /// the moving averages; 0 gives a round of k-means. Returns the number of entries revived.
+    pub fn update(&mut self, rows: &[f32], codes: &[u32], decay: f32, random: &mut Random) -> usize {
+        let c = self.channels;
+        let mut uses = vec![0.0f32; self.size()];
+        let mut sums = vec![0.0f32; self.entries.len()];
+        for (row, &code) in rows.chunks_exact(c).zip(codes) {
+            uses[code as usize] += 1.0;
+            sums[code as usize * c..][..c].iter_mut().zip(row).for_each(|(sum, v)| *sum += v);
+        }
+        let blend = |old: &mut [f32], new: &[f32]| {
+            old.iter_mut().zip(new).for_each(|(old, new)| *old = decay * *old + (1.0 - decay) * new);
+        };
+        blend(&mut self.uses, &uses);
+        blend(&mut self.sums, &sums);
+        let mut revived = 0;
+        for i in 0..self.size() {
+            if self.uses[i] < DEAD {
+                let row = &rows[random.below(codes.len()) * c..][..c];
+                self.uses[i] = 1.0;
+                self.sums[i * c..][..c].copy_from_slice(row);
+                revived += 1;
+            }
+            for j in i * c..(i + 1) * c {
+                self.entries[j] = self.sums[j] / self.uses[i];
+            }
+        }
+        revived
+    }
+
+    /// A codebook of `size` for `rows` by `rounds` of k-means (Lloyd), dead entries revived.
+    pub fn k_means(size: usize, channels: usize, rows: &[f32], rounds: usize, random: &mut Random) -> Self {
+        let mut book = Self::from_rows(size, channels, rows, random);
+        for _ in 0..rounds {
+            let codes = book.assign(rows);
+            book.update(rows, &codes, 0.0, random);
+        }
+        book
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clusters() -> Vec<f32> {
+        let mut random = Random::new(1);
+        let mut noise = [0.0; 2];
+        (0..600)
+            .flat_map(|i| {
+                random.fill_normal(&mut noise);
+                let centre = [[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]][i % 3];
+                [centre[0] + 0.1 * noise[0], centre[1] + 0.1 * noise[1]]
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_nearest_entry_is_found() {
+        let rows = clusters();
+        let book = Codebook::from_rows(17, 2, &rows, &mut Random::new(2));
+        for (row, &code) in rows.chunks_exact(2).zip(&book.assign(&rows)) {
+            let distance = |e: &[f32]| e.iter().zip(row).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
+            let least = book.entries.chunks_exact(2).map(distance).fold(f32::INFINITY, f32::min);
+            assert!(distance(&book.look_up(&[code])) <= least + 1e-4);
+        }
+    }
+
+    #[test]
+    fn moving_averages_find_the_clusters_and_revive_dead_entries() {
+        let rows = clusters();
+        let mut book = Codebook::from_rows(3, 2, &[500.0, 500.0], &mut Random::new(2));
+        let mut random = Random::new(3);
+        let mut revived = 0;
+        for _ in 0..2_000 {
+            let codes = book.assign(&rows);
+            revived += book.update(&rows, &codes, DECAY, &mut random);
+        }
+        assert!(revived > 0);
+        let mut centres: Vec<_> = book.entries.chunks_exact(2).map(|e| (e[0].round(), e[1].round())).collect();
+        centres.sort_by(|a, b| a.partial_cmp(b).unwrap());
+        assert_eq!(centres, [(0.0, 0.0), (0.0, 10.0), (10.0, 0.0)]);
+    }
+
+    #[test]
+    fn k_means_lowers_the_error() {
+        let rows = clusters();
+        let error = |book: &Codebook| -> f32 {
+            book.look_up(&book.assign(&rows)).iter().zip(&rows).map(|(a, b)| (a - b).powi(2)).sum()
+        };
+        let start = Codebook::k_means(8, 2, &rows, 0, &mut Random::new(4));
+        let end = Codebook::k_means(8, 2, &rows, 20, &mut Random::new(4));
+        assert!(error(&end) < 0.9 * error(&start), "{} {}", error(&end), error(&start));
+    }
+}

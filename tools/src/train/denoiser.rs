@@ -1,0 +1,312 @@
+//! Training of conditioner and denoiser together on windows of latents.
+
+use std::path::Path;
+
+use rissole::bundle::manifest::{NeighbourSource, Prediction, ScheduleKind};
+use rissole::{BlockGrid, Error, LatentShape, Result};
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::{Checkpoint, settings_hash};
+use super::latents::{Batch, BatchSettings};
+use super::optimizer::OptimizerConfig;
+use crate::backend::Backend;
+use crate::model::denoiser::{Conditioner, Conditions, Denoiser, DenoiserShape};
+use crate::model::layers::Maker;
+use crate::model::unet::UnetConfig;
+use crate::random::Random;
+use crate::tape::{NodeId, ParamSet, Tape};
+
+/// Settings of a recipe's `[denoiser]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DenoiserTraining {
+    /// Rows of blocks.
+    pub rows: usize,
+    /// Columns of blocks.
+    pub cols: usize,
+    /// Coherence: draw the averaged latent first and condition on it.
+    pub thumbnail: bool,
+    /// Coherence: cells of neighbouring blocks' noisy values that a block sees; 0 none.
+    pub margin: usize,
+    /// Tell the network its position (needed with a thumbnail).
+    pub position_embedding: bool,
+    /// Condition on the block drawn before (needs margin 0).
+    pub previous_block: bool,
+    /// Neighbours k.
+    pub neighbours: usize,
+    /// Whether a picture may not retrieve itself.
+    pub exclude_self: bool,
+    /// What fills the neighbour input: `database`, or `noise` for the ablation without retrieval.
+    pub source: NeighbourSource,
+    /// Entries of the thumbnails' codebook.
+    pub thumbnail_codebook_size: usize,
+    /// The U-Net.
+    pub unet: UnetConfig,
+    /// Timesteps T.
+    pub timesteps: usize,
+    /// Noise schedule.
+    pub schedule: ScheduleKind,
+    /// What is predicted.
+    pub prediction: Prediction,
+    /// Cap γ of the min-SNR weight; absent: off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_snr: Option<f64>,
+    /// Share of thumbnails in a batch.
+    pub thumbnail_share: f32,
+    /// Largest deviation of the noise on the conditioning thumbnail.
+    pub thumbnail_noise: f32,
+    /// The optimizer.
+    pub optimizer: OptimizerConfig,
+    /// Windows a step.
+    pub batch: usize,
+    /// Steps.
+    pub steps: u64,
+}
+
+impl DenoiserTraining {
+    /// Shape of the networks over `latent`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the settings do not go together.
+    pub fn shape(&self, latent: LatentShape) -> Result<DenoiserShape> {
+        let grid = BlockGrid::new(latent, self.rows, self.cols, self.thumbnail, self.margin)?;
+        let window = grid.window();
+        let halvings = self.unet.widths.len().saturating_sub(1) as u32;
+        let divides = |side: usize| 1usize.checked_shl(halvings).is_some_and(|d| side.is_multiple_of(d));
+        if self.unet.widths.is_empty() || !divides(window.height) || !divides(window.width) {
+            let (h, w) = (window.height, window.width);
+            return Err(Error::Usage(format!("a {h}×{w} window does not halve {halvings} times")));
+        }
+        if self.unet.embedding == 0 || !self.unet.embedding.is_multiple_of(2) {
+            return Err(Error::Usage("unet.embedding must be even".into()));
+        }
+        Ok(DenoiserShape {
+            grid,
+            neighbours: self.neighbours,
+            position_embedding: self.position_embedding,
+            previous_block: self.previous_block,
+        })
+    }
+
+    /// How batches are drawn, given ᾱ of every timestep.
+    pub fn batch_settings<'a>(&self, alphas: &'a [f64]) -> BatchSettings<'a> {
+        BatchSettings {
+            alphas,
+            prediction: self.prediction,
+            min_snr: self.min_snr,
+            thumbnail_share: self.thumbnail_share,
+            thumbnail_noise: self.thumbnail_noise,
+            source: self.source,
+            previous_block: self.previous_block,
+        }
+    }
+}
+
+/// Conditioner and denoiser in training.
+#[derive(Debug)]
+pub struct DenoiserTrainer<'a, B: Backend> {
+    backend: &'a B,
+    config: DenoiserTraining,
+    shape: DenoiserShape,
+    seed: u64,
+    set: ParamSet<B>,
+    conditioner: Conditioner,
+    denoiser: Denoiser,
+    /// Steps done.
+    pub step: u64,
+    /// Draws batches.
+    pub random: Random,
+}
+
+impl<'a, B: Backend> DenoiserTrainer<'a, B> {
+    /// Untrained networks over `latent`.
+    ///
+    /// # Errors
+    /// As [`DenoiserTraining::shape`].
+    pub fn new(backend: &'a B, config: &DenoiserTraining, latent: LatentShape, seed: u64) -> Result<Self> {
+        let shape = config.shape(latent)?;
+        let mut random = Random::new(seed);
+        let mut set = ParamSet::default();
+        let mut maker = Maker { backend, set: &mut set, random: &mut random };
+        let conditioner = Conditioner::new(&mut maker, &shape, config.unet.widths[0]);
+        let denoiser = Denoiser::new(&mut maker, &shape, &config.unet);
+        Ok(Self { backend, config: config.clone(), shape, seed, set, conditioner, denoiser, step: 0, random })
+    }
+
+    /// Number of trained values.
+    pub fn parameters(&self) -> usize {
+        self.set.count()
+    }
+
+    /// One step. Returns the weighted mean squared error.
+    pub fn train(&mut self, batch: &Batch) -> f64 {
+        self.step += 1;
+        self.set.clear_grads(self.backend);
+        let mut tape = Tape::new(self.backend, &mut self.set);
+        let condition = record_conditioner(&mut tape, &self.shape, &self.conditioner, batch, false);
+        let prediction = record_denoiser(&mut tape, &self.shape, &self.denoiser, batch, condition, false);
+        let predicted = tape.value(prediction);
+        let (loss, grad) = weighted_squared_error(&predicted, &batch.target, &batch.weights);
+        tape.seed(prediction, &grad);
+        tape.backward();
+        drop(tape);
+        let settings = self.config.optimizer.at(self.step, self.config.steps);
+        self.set.update(self.backend, &settings, self.config.optimizer.max_norm);
+        loss
+    }
+
+    /// Weighted mean squared error of the averaged weights, without training.
+    pub fn validate(&mut self, batch: &Batch) -> f64 {
+        self.set.swap_averages();
+        let mut tape = Tape::new(self.backend, &mut self.set);
+        let condition = record_conditioner(&mut tape, &self.shape, &self.conditioner, batch, false);
+        let prediction = record_denoiser(&mut tape, &self.shape, &self.denoiser, batch, condition, false);
+        let predicted = tape.value(prediction);
+        drop(tape);
+        self.set.swap_averages();
+        weighted_squared_error(&predicted, &batch.target, &batch.weights).0
+    }
+
+    /// The networks with averaged weights, for export.
+    pub fn into_averaged(mut self) -> TrainedDenoiser<'a, B> {
+        self.set.swap_averages();
+        TrainedDenoiser {
+            backend: self.backend,
+            width: self.config.unet.widths[0],
+            shape: self.shape,
+            set: self.set,
+            conditioner: self.conditioner,
+            denoiser: self.denoiser,
+        }
+    }
+
+    /// Saves the run.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut checkpoint = Checkpoint::new(self.step, self.settings(), &self.random);
+        checkpoint.put_params("denoiser", self.backend, &self.set);
+        checkpoint.save(path)
+    }
+
+    /// Goes on from the checkpoint at `path`, where there is one.
+    ///
+    /// # Errors
+    /// [`Error::File`] when it is damaged or of other settings.
+    pub fn resume(&mut self, path: &Path) -> Result<()> {
+        let Some(mut checkpoint) = Checkpoint::load(path)? else { return Ok(()) };
+        if checkpoint.settings != self.settings() {
+            return Err(Error::file(path, "the checkpoint was made with other settings of [denoiser]"));
+        }
+        checkpoint
+            .take_params("denoiser", self.backend, &mut self.set)
+            .map_err(|e| Error::file(path, e.to_string()))?;
+        self.step = checkpoint.step;
+        self.random = Random::from_state(checkpoint.random);
+        Ok(())
+    }
+
+    fn settings(&self) -> String {
+        settings_hash(&(&self.config, self.seed))
+    }
+}
+
+/// Trained conditioner and denoiser.
+#[derive(Debug)]
+pub struct TrainedDenoiser<'a, B: Backend> {
+    backend: &'a B,
+    shape: DenoiserShape,
+    set: ParamSet<B>,
+    conditioner: Conditioner,
+    denoiser: Denoiser,
+    width: usize,
+}
+
+impl<B: Backend> TrainedDenoiser<'_, B> {
+    /// Records the conditioner on one window, for export. Returns the tape and the condition.
+    pub fn record_conditioner(&mut self) -> (Tape<'_, B>, NodeId) {
+        let batch = blank(&self.shape);
+        let mut tape = Tape::new(self.backend, &mut self.set);
+        let condition = record_conditioner(&mut tape, &self.shape, &self.conditioner, &batch, true);
+        (tape, condition)
+    }
+
+    /// Records the denoiser on one window, for export. Returns the tape and the prediction.
+    pub fn record_denoiser(&mut self) -> (Tape<'_, B>, NodeId) {
+        let (batch, window) = (blank(&self.shape), self.shape.grid.window());
+        let mut tape = Tape::new(self.backend, &mut self.set);
+        let shape = [1, window.height, window.width, self.width];
+        let condition = tape.input("condition", shape, &vec![0.0; window.cells() * self.width]);
+        let prediction = record_denoiser(&mut tape, &self.shape, &self.denoiser, &batch, condition, true);
+        (tape, prediction)
+    }
+}
+
+/// A batch of one window of zeros.
+fn blank(shape: &DenoiserShape) -> Batch {
+    let (cells, c) = (shape.grid.window().cells(), shape.grid.window().channels);
+    let zeros = |wanted: bool, n: usize| vec![0.0; if wanted { n } else { 0 }];
+    Batch {
+        noisy: vec![0.0; cells * shape.noisy_channels()],
+        timesteps: vec![0.0],
+        positions: vec![0.0; shape.grid.positions()],
+        neighbours: vec![0.0; cells * c * shape.neighbours],
+        thumbnail: zeros(shape.grid.has_thumbnail(), cells * c),
+        previous: zeros(shape.previous_block, cells * c),
+        ..Batch::default()
+    }
+}
+
+/// Records the conditioner. Inputs carry their names only for export: unnamed ones get no gradient.
+fn record_conditioner<B: Backend>(
+    tape: &mut Tape<B>,
+    shape: &DenoiserShape,
+    conditioner: &Conditioner,
+    batch: &Batch,
+    named: bool,
+) -> NodeId {
+    let (n, window) = (batch.timesteps.len(), shape.grid.window());
+    let mut input = |name: &str, channels: usize, values: &[f32]| {
+        tape.input(if named { name } else { "" }, [n, window.height, window.width, channels], values)
+    };
+    let inputs = Conditions {
+        neighbours: input("neighbours", shape.neighbours * window.channels, &batch.neighbours),
+        thumbnail: shape.grid.has_thumbnail().then(|| input("thumbnail", window.channels, &batch.thumbnail)),
+        previous: shape.previous_block.then(|| input("previous", window.channels, &batch.previous)),
+    };
+    conditioner.apply(tape, inputs)
+}
+
+/// Records the denoiser.
+fn record_denoiser<B: Backend>(
+    tape: &mut Tape<B>,
+    shape: &DenoiserShape,
+    denoiser: &Denoiser,
+    batch: &Batch,
+    condition: NodeId,
+    named: bool,
+) -> NodeId {
+    let (n, window) = (batch.timesteps.len(), shape.grid.window());
+    let name = |name: &'static str| if named { name } else { "" };
+    let noisy = tape.input(name("latent"), [n, window.height, window.width, shape.noisy_channels()], &batch.noisy);
+    let timestep = tape.input(name("timestep"), [n, 1, 1, 1], &batch.timesteps);
+    let position = shape
+        .position_embedding
+        .then(|| tape.input(name("position"), [n, 1, 1, shape.grid.positions()], &batch.positions));
+    denoiser.apply(tape, noisy, timestep, position, condition)
+}
+
+/// Mean over samples of `weight · mean (predicted − target)²`, and its gradient.
+fn weighted_squared_error(predicted: &[f32], target: &[f32], weights: &[f32]) -> (f64, Vec<f32>) {
+    let per_sample = predicted.len() / weights.len();
+    let share = 1.0 / predicted.len() as f32;
+    let mut loss = 0.0;
+    let mut grad = Vec::with_capacity(predicted.len());
+    for (i, (p, t)) in predicted.iter().zip(target).enumerate() {
+        let (weight, d) = (weights[i / per_sample], p - t);
+        loss += f64::from(share * weight * d * d);
+        grad.push(2.0 * share * weight * d);
+    }
+    (loss, grad)
+}
