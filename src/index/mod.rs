@@ -1,1 +1,50 @@
-//! index (in work)
+//! The frozen index: nearest neighbours among the blocks of one position of a block database.
+//!
+//! An HNSW graph (Malkov & Yashunin 2018, arXiv 1603.09320) built by hnsw_rs, then frozen to flat arrays that
+//! are searched where they are mapped. Two things differ from a general HNSW, because blocks are quantized:
+//!
+//! - **Distances are exact and cheap.** A query's squared distance to every codebook entry at every cell makes a
+//!   table of h·w × K; the squared L2 distance to a block is then h·w look-ups in it. No vector is stored twice.
+//! - **Equal blocks share a node.** Thousands of pictures may have the very same first block (a blank corner),
+//!   and a graph of equal points falls apart. A node stands for all pictures with its codes; results list them
+//!   by ascending image id.
+//!
+//! Small databases have no graph: they are scanned, which is exact.
+//!
+//! A [container](crate::container) of kind `rshn` with the sections
+//!
+//! | section | values |
+//! |---|---|
+//! | `head` | counts, settings, measured recall, content hash of the database (96 bytes) |
+//! | `mofs 0`, `memb 0` | u32 offsets (nodes + 1) into the image ids of each node, ascending |
+//! | `offs l`, `link l` | u32 offsets into the node ids linked from each node of level l |
+//! | `node l` | the nodes of level l ≥ 1, ascending; level 0 has them all |
+//!
+//! No count, offset or id is trusted: a search meets a bad one with [`Error::File`](crate::Error::File), and
+//! visits a node at most once, so it ends.
+
+mod build;
+mod exact;
+mod format;
+mod freeze;
+mod frozen;
+mod scratch;
+mod table;
+mod walk;
+
+pub use build::{IndexSettings, build_index};
+pub use exact::exact_scan;
+pub use frozen::{FrozenIndex, IndexSummary};
+pub use scratch::SearchScratch;
+
+/// A picture near the query.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Neighbour {
+    /// Image id in the block database.
+    pub image: u32,
+    /// Squared L2 distance between the query and the picture's block, in unscaled latent units.
+    pub distance: f32,
+}
+
+#[cfg(test)]
+mod tests;

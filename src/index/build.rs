@@ -1,0 +1,199 @@
+//! Building an index: group equal blocks, let hnsw_rs build the graph, mend it, measure it, write it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use hnsw_rs::prelude::Hnsw;
+
+use super::exact::{check_position, exact_scan};
+use super::format::{self, Head, MAX_DEGREE, MAX_EF, MAX_LEVELS, MODE_EXACT, MODE_GRAPH};
+use super::freeze::DraftGraph;
+use super::frozen::{At, search_graph};
+use super::table::{CodeDistance, between_entries};
+use super::{FrozenIndex, IndexSummary, SearchScratch};
+use crate::container;
+use crate::error::{Error, Result};
+use crate::store::{BlockDatabase, CodeRow};
+
+/// How an index is built and searched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexSettings {
+    /// Links M of a node on each upper level; twice as many on level 0.
+    pub connections: usize,
+    /// Candidates looked at when a node is inserted.
+    pub ef_construction: usize,
+    /// Nodes that a search keeps.
+    pub ef_search: usize,
+    /// A database of at most so many pictures gets no graph and is scanned.
+    pub exact_up_to: usize,
+    /// The k at which recall is measured (less where there are fewer pictures).
+    pub recall_k: usize,
+}
+
+/// Largest M.
+const MAX_CONNECTIONS: usize = 128;
+
+impl Default for IndexSettings {
+    fn default() -> Self {
+        Self { connections: 16, ef_construction: 200, ef_search: 128, exact_up_to: 2000, recall_k: 20 }
+    }
+}
+
+impl IndexSettings {
+    fn check(&self) -> Result<()> {
+        let ok = (2..=MAX_CONNECTIONS).contains(&self.connections)
+            && (1..=4096).contains(&self.ef_construction)
+            && (1..=MAX_EF as usize).contains(&self.ef_search)
+            && (1..=4096).contains(&self.recall_k);
+        match ok {
+            true => Ok(()),
+            false => Err(Error::Usage(format!("index settings are out of bounds: {self:?}"))),
+        }
+    }
+}
+
+/// Links of a node on level 0, in units of M, up to which links are made mutual; hnsw_rs itself keeps 2. On
+/// 5,000 blocks in tight clusters it raised recall@20 from 0.9925 to 0.997 for 1.3 times the links.
+const MUTUAL: usize = 6;
+
+// Leaves room for mending.
+const _: () = assert!(MUTUAL * MAX_CONNECTIONS < MAX_DEGREE);
+
+/// Pictures whose blocks are the queries when recall is measured.
+const RECALL_QUERIES: usize = 200;
+
+/// Builds the index of `position` of `db`, measures its recall, and writes it to `path`, atomically. The same
+/// database and settings give the same file.
+///
+/// # Errors
+/// [`Error::Usage`] for a position that the database does not have or settings out of bounds; [`Error::File`]
+/// for a damaged database; [`Error::Io`].
+pub fn build_index(
+    db: &BlockDatabase,
+    position: usize,
+    settings: IndexSettings,
+    path: impl AsRef<Path>,
+) -> Result<IndexSummary> {
+    settings.check()?;
+    check_position(db, position)?;
+    let mut head = Head {
+        images: db.images(),
+        position: position as u32,
+        mode: MODE_EXACT,
+        nodes: 0,
+        levels: 0,
+        entry: 0,
+        connections: settings.connections as u32,
+        ef_construction: settings.ef_construction as u32,
+        ef_search: settings.ef_search as u32,
+        recall_k: settings.recall_k.min(db.images() as usize) as u32,
+        recall: 1.0,
+        recall_excluding_self: 1.0,
+        reserved: [0; 4],
+        database: db.content_hash(),
+    };
+    let sections = if db.images() as usize <= settings.exact_up_to {
+        vec![(format::HEAD, bytemuck::bytes_of(&head).to_vec())]
+    } else {
+        let at = At { db, position, ef: settings.ef_search };
+        let graph = build_graph(at, settings)?;
+        head.mode = MODE_GRAPH;
+        head.nodes = graph.members.len() as u32;
+        head.levels = 1 + graph.upper.len() as u32;
+        head.entry = graph.entry;
+        head.recall = recall(&graph, at, settings.recall_k, false)?;
+        head.recall_excluding_self = recall(&graph, at, settings.recall_k, true)?;
+        graph.sections(&head)
+    };
+    container::write(&path, format::KIND, sections)?;
+    Ok(FrozenIndex::open(&path, db)?.summary())
+}
+
+fn build_graph(at: At<'_>, settings: IndexSettings) -> Result<DraftGraph> {
+    let members = equal_blocks(at.db, at.position);
+    let (nodes, rows) = (members.len(), at.db.rows(at.position));
+    let (codebook, channels) = (at.db.codebook_at(at.position), at.db.block().channels);
+    let table = between_entries(codebook, channels);
+    let distance = CodeDistance::new(codebook, channels, &table);
+    let hnsw = Hnsw::new(settings.connections, nodes, MAX_LEVELS as usize, settings.ef_construction, distance);
+    let mut codes = vec![];
+    // One after the other: the order decides the graph.
+    for (node, members) in members.iter().enumerate() {
+        codes.clear();
+        codes.extend(rows.row(members[0]).iter().map(|code| code as u16));
+        if !distance.knows(&codes) {
+            return Err(at.db.unknown_code(members[0], at.position));
+        }
+        hnsw.insert_slice((&codes, node));
+    }
+    let mut graph = take_graph(&hnsw, members);
+    drop(hnsw);
+    graph.make_mutual(MUTUAL * settings.connections);
+    let mended = graph.mend(at)?;
+    log::debug!("index of position {}: {nodes} distinct blocks, {mended} were unreachable", at.position);
+    Ok(graph)
+}
+
+/// The pictures that share a block, for each distinct block, both in order of image id.
+fn equal_blocks(db: &BlockDatabase, position: usize) -> Vec<Vec<u32>> {
+    let rows = db.rows(position);
+    let mut nodes: HashMap<CodeRow<'_>, usize> = HashMap::new();
+    let mut members: Vec<Vec<u32>> = vec![];
+    for image in 0..db.images() {
+        let node = *nodes.entry(rows.row(image)).or_insert(members.len());
+        match members.get_mut(node) {
+            Some(members) => members.push(image),
+            None => members.push(vec![image]),
+        }
+    }
+    members
+}
+
+/// Copies the links that hnsw_rs made. It also notes links from a node to levels above its own; those go.
+fn take_graph(hnsw: &Hnsw<'_, u16, CodeDistance<'_>>, members: Vec<Vec<u32>>) -> DraftGraph {
+    let points = hnsw.get_point_indexation();
+    let top = usize::from(points.get_max_level_observed());
+    let mut graph =
+        DraftGraph { entry: 0, ground: vec![vec![]; members.len()], upper: vec![BTreeMap::new(); top], members };
+    for layer in 0..=top {
+        for point in points.get_layer_iterator(layer) {
+            let node = point.get_origin_id();
+            for (level, links) in point.get_neighborhood_id().iter().take(layer + 1).enumerate() {
+                let links = links.iter().filter(|link| usize::from(link.p_id.0) >= level && link.d_id != node);
+                let links: Vec<u32> = links.map(|link| link.d_id as u32).collect();
+                match level {
+                    0 => graph.ground[node] = links,
+                    _ => drop(graph.upper[level - 1].insert(node as u32, links)),
+                }
+            }
+        }
+    }
+    // hnsw_rs starts from the first point that reached the top level.
+    if let Some(entry) = points.get_layer_iterator(top).next() {
+        graph.entry = entry.get_origin_id() as u32;
+    }
+    graph
+}
+
+/// Share of the true `k` nearest that a search finds, with pictures spread over the database as queries.
+/// A picture as far as the k-th true one counts: ties have no order of their own.
+fn recall(graph: &DraftGraph, at: At<'_>, k: usize, exclude_self: bool) -> Result<f32> {
+    let images = at.db.images();
+    let k = k.min(images as usize - usize::from(exclude_self));
+    if k == 0 {
+        return Ok(1.0);
+    }
+    let (mut exact, mut scratch) = (SearchScratch::default(), SearchScratch::default());
+    let mut query = vec![0.0; at.db.block().len()];
+    let (mut found, mut asked) = (0, 0);
+    for image in (0..images).step_by((images as usize).div_ceil(RECALL_QUERIES)) {
+        at.db.read_block(image, at.position, &mut query)?;
+        let exclude = exclude_self.then_some(image);
+        let truth = exact_scan(at.db, at.position, &query, k, exclude, &mut exact)?;
+        let bound = truth.last().map_or(0.0, |last| last.distance);
+        let got = search_graph(graph, at, &query, k, exclude, &mut scratch)?;
+        found += got.iter().filter(|neighbour| neighbour.distance <= bound).count();
+        asked += k;
+    }
+    Ok(found as f32 / asked as f32)
+}

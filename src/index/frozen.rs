@@ -1,0 +1,321 @@
+//! Reading a frozen index and searching it.
+
+use std::path::Path;
+
+use super::exact::{check_found, check_neighbours, check_position, exact_scan};
+use super::format::{self, Head, MAX_DEGREE, MODE_GRAPH};
+use super::scratch::{Ranked, Visited};
+use super::table::Distances;
+use super::walk::{Graph, reach, walk};
+use super::{Neighbour, SearchScratch};
+use crate::container::{Container, Section};
+use crate::error::{Error, Result};
+use crate::store::BlockDatabase;
+
+/// An open frozen index.
+#[derive(Debug)]
+pub struct FrozenIndex {
+    container: Container,
+    head: Head,
+    graph: Option<FrozenGraph>,
+}
+
+/// What an index says of itself.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct IndexSummary {
+    /// Position of the database that queries are compared with.
+    pub position: usize,
+    /// Distinct blocks in the graph; `None` where the database is scanned.
+    pub nodes: Option<u32>,
+    /// Levels of the graph; 0 without one.
+    pub levels: usize,
+    /// Nodes that a search keeps (more where more neighbours are asked for).
+    pub ef_search: usize,
+    /// The k that recall was measured at.
+    pub recall_k: usize,
+    /// Recall@k against the exact scan, measured at build with pictures of the database as queries.
+    pub recall: f32,
+    /// The same where a picture may not be its own neighbour.
+    pub recall_excluding_self: f32,
+}
+
+#[derive(Debug)]
+struct FrozenGraph {
+    levels: Vec<Level>,
+    member_offsets: Section<u32>,
+    members: Section<u32>,
+}
+
+#[derive(Debug)]
+struct Level {
+    /// The nodes of the level, ascending; `None` on level 0, which has them all.
+    nodes: Option<Section<u32>>,
+    offsets: Section<u32>,
+    links: Section<u32>,
+}
+
+impl FrozenIndex {
+    /// Maps the index at `path` and checks its structure, and that it belongs to `db`.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a missing, foreign, truncated or inconsistent file, or one of another database;
+    /// [`Error::Io`].
+    pub fn open(path: impl AsRef<Path>, db: &BlockDatabase) -> Result<Self> {
+        let container = Container::open(path, format::KIND)?;
+        let section = container.section_of::<Head>(format::HEAD, 1)?;
+        let head = container.view(&section)[0];
+        head.check().map_err(|fault| container.fault(fault))?;
+        if head.database != db.content_hash() || head.images != db.images() {
+            return Err(container.fault(format!("belongs to another block database than {}", db.path().display())));
+        }
+        if head.position as usize >= db.positions() {
+            return Err(container.fault(format!("is of position {}, which the database lacks", head.position)));
+        }
+        let graph = match head.mode {
+            MODE_GRAPH => Some(FrozenGraph::open(&container, &head)?),
+            _ => None,
+        };
+        if container.sections() != 1 + graph.as_ref().map_or(0, FrozenGraph::sections) {
+            return Err(container.fault("there are sections that do not belong to a frozen index"));
+        }
+        Ok(Self { container, head, graph })
+    }
+
+    /// Reads everything: checksums, and that the graph is whole: every offset and id in bounds, every picture in
+    /// exactly one node, every node reachable.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the first fault.
+    pub fn verify(&self) -> Result<()> {
+        self.container.verify()?;
+        if let Some(graph) = &self.graph {
+            let view = self.view(graph);
+            view.verify_levels()?;
+            view.verify_members()?;
+            view.verify_reach()?;
+        }
+        Ok(())
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        self.container.path()
+    }
+
+    /// Length of the file in bytes.
+    pub fn len_bytes(&self) -> u64 {
+        self.container.len_bytes()
+    }
+
+    /// What the index says of itself.
+    pub fn summary(&self) -> IndexSummary {
+        let head = &self.head;
+        IndexSummary {
+            position: head.position as usize,
+            nodes: self.graph.as_ref().map(|_| head.nodes),
+            levels: head.levels as usize,
+            ef_search: head.ef_search as usize,
+            recall_k: head.recall_k as usize,
+            recall: head.recall,
+            recall_excluding_self: head.recall_excluding_self,
+        }
+    }
+
+    /// The `k` pictures of `db` whose blocks at the index's position are nearest to `query` (C×h×w, unscaled) by
+    /// squared L2, without picture `exclude`; sorted by distance, then image id. Always k of them; with a graph
+    /// a few may be farther than the true ones (see [`IndexSummary::recall`]).
+    ///
+    /// Allocates nothing once `scratch` has served a search like it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where `k` is more than there are, the query is not a block of numbers, or `db` is not the
+    /// database that the index was opened with; [`Error::File`] where index or database turn out to be damaged.
+    pub fn search<'s>(
+        &self,
+        db: &BlockDatabase,
+        query: &[f32],
+        k: usize,
+        exclude: Option<u32>,
+        scratch: &'s mut SearchScratch,
+    ) -> Result<&'s [Neighbour]> {
+        if db.content_hash() != self.head.database || db.images() != self.head.images {
+            return Err(Error::Usage("the index is searched with another block database than its own".into()));
+        }
+        let position = self.head.position as usize;
+        match &self.graph {
+            None => exact_scan(db, position, query, k, exclude, scratch),
+            Some(graph) => {
+                let at = At { db, position, ef: self.head.ef_search as usize };
+                search_graph(&self.view(graph), at, query, k, exclude, scratch)
+            }
+        }
+    }
+
+    fn view<'a>(&'a self, graph: &'a FrozenGraph) -> GraphView<'a> {
+        GraphView { container: &self.container, head: &self.head, graph }
+    }
+}
+
+/// What is searched, and how widely.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct At<'a> {
+    pub db: &'a BlockDatabase,
+    pub position: usize,
+    pub ef: usize,
+}
+
+/// [`FrozenIndex::search`] on any graph.
+pub(super) fn search_graph<'s>(
+    graph: &impl Graph,
+    at: At<'_>,
+    query: &[f32],
+    k: usize,
+    exclude: Option<u32>,
+    scratch: &'s mut SearchScratch,
+) -> Result<&'s [Neighbour]> {
+    check_position(at.db, at.position)?;
+    check_neighbours(at.db, k, exclude)?;
+    let SearchScratch { table, visited, beam, nearest } = scratch;
+    let distances = Distances::new(at.db, at.position, query, table)?;
+    // k + 1 nodes hold k pictures besides the excluded one.
+    let ef = at.ef.max(k + 1).min(graph.nodes() as usize);
+    walk(graph, distances, ef, visited, beam)?;
+
+    nearest.clear(k);
+    for node in beam.nodes() {
+        let pictures = graph.members(node.id())?.iter().filter(|&&image| Some(image) != exclude);
+        // A node's pictures are equally far and ascend: after the first that is not wanted, none is.
+        pictures.map(|&image| nearest.offer(Ranked::new(node.distance(), image))).take_while(|wanted| *wanted).count();
+    }
+    check_found(at.db, at.position, nearest.finish())
+}
+
+impl FrozenGraph {
+    fn open(container: &Container, head: &Head) -> Result<Self> {
+        let level = |level: usize| {
+            let nodes = match level {
+                0 => None,
+                _ => Some(container.section::<u32>(format::nodes(level))?),
+            };
+            let count = nodes.as_ref().map_or(head.nodes as usize, |nodes| container.view(nodes).len());
+            let offsets = container.section_of(format::offsets(level), count as u64 + 1)?;
+            Ok(Level { nodes, offsets, links: container.section(format::links(level))? })
+        };
+        Ok(Self {
+            levels: (0..head.levels as usize).map(level).collect::<Result<_>>()?,
+            member_offsets: container.section_of(format::MEMBER_OFFSETS, u64::from(head.nodes) + 1)?,
+            members: container.section_of(format::MEMBERS, u64::from(head.images))?,
+        })
+    }
+
+    fn sections(&self) -> usize {
+        2 + 3 * self.levels.len() - 1
+    }
+}
+
+/// The graph where it is mapped.
+struct GraphView<'a> {
+    container: &'a Container,
+    head: &'a Head,
+    graph: &'a FrozenGraph,
+}
+
+impl Graph for GraphView<'_> {
+    fn nodes(&self) -> u32 {
+        self.head.nodes
+    }
+
+    fn levels(&self) -> usize {
+        self.graph.levels.len()
+    }
+
+    fn entry(&self) -> u32 {
+        self.head.entry
+    }
+
+    fn links(&self, level: usize, node: u32) -> Result<&[u32]> {
+        let level = &self.graph.levels[level];
+        let slot = match &level.nodes {
+            None => node as usize,
+            Some(nodes) => match self.container.view(nodes).binary_search(&node) {
+                Ok(slot) => slot,
+                Err(_) => return Ok(&[]),
+            },
+        };
+        let links = slice_at(self.container.view(&level.offsets), self.container.view(&level.links), slot);
+        links
+            .filter(|links| links.len() <= MAX_DEGREE && links.iter().all(|&link| link < self.head.nodes))
+            .ok_or_else(|| self.container.fault(format!("the links of node {node} are damaged")))
+    }
+
+    fn members(&self, node: u32) -> Result<&[u32]> {
+        let (offsets, members) = (&self.graph.member_offsets, &self.graph.members);
+        slice_at(self.container.view(offsets), self.container.view(members), node as usize)
+            .filter(|members| !members.is_empty() && members.iter().all(|&image| image < self.head.images))
+            .ok_or_else(|| self.container.fault(format!("the pictures of node {node} are damaged")))
+    }
+}
+
+/// `values[offsets[slot]..offsets[slot + 1]]`, where that exists.
+fn slice_at<'a>(offsets: &[u32], values: &'a [u32], slot: usize) -> Option<&'a [u32]> {
+    values.get(*offsets.get(slot)? as usize..*offsets.get(slot + 1)? as usize)
+}
+
+impl GraphView<'_> {
+    fn verify_levels(&self) -> Result<()> {
+        for (l, level) in self.graph.levels.iter().enumerate() {
+            let fault = |what: &str| Err(self.container.fault(format!("level {l}: {what}")));
+            let offsets = self.container.view(&level.offsets);
+            let links = self.container.view(&level.links).len();
+            if offsets[0] != 0 || offsets[offsets.len() - 1] as usize != links {
+                return fault("its offsets do not span its links");
+            }
+            let all: Vec<u32>; // level 0 has every node
+            let nodes = match &level.nodes {
+                Some(nodes) => self.container.view(nodes),
+                None => {
+                    all = (0..self.head.nodes).collect();
+                    &all
+                }
+            };
+            let ascending = nodes.windows(2).all(|pair| pair[0] < pair[1]);
+            if !ascending || nodes.last().is_some_and(|&last| last >= self.head.nodes) {
+                return fault("its nodes are not in order");
+            }
+            for &node in nodes {
+                if !self.links(l, node)?.iter().all(|link| nodes.binary_search(link).is_ok()) {
+                    return fault("a link leads off the level");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_members(&self) -> Result<()> {
+        let mut seen = Visited::default();
+        seen.clear(self.head.images);
+        let mut count = 0;
+        for node in 0..self.head.nodes {
+            let members = self.members(node)?;
+            let ascending = members.windows(2).all(|pair| pair[0] < pair[1]);
+            if !ascending || !members.iter().all(|&image| seen.insert(image)) {
+                return Err(self.container.fault(format!("the pictures of node {node} are not in order")));
+            }
+            count += members.len();
+        }
+        match count == self.head.images as usize {
+            true => Ok(()),
+            false => Err(self.container.fault("a picture is in no node")),
+        }
+    }
+
+    fn verify_reach(&self) -> Result<()> {
+        let mut visited = Visited::default();
+        visited.clear(self.head.nodes);
+        reach(self, self.head.entry, &mut visited, &mut vec![])?;
+        match (0..self.head.nodes).find(|&node| !visited.contains(node)) {
+            Some(node) => Err(self.container.fault(format!("node {node} cannot be reached"))),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Distances from one query to quantized blocks.
+
+use hnsw_rs::prelude::Distance;
+
+use crate::error::{Error, Result};
+use crate::store::{BlockDatabase, CodeRow, CodeRows, MAX_VALUE};
+
+/// Most entries of a table: 128 MiB. Bounds what a hostile head can make a search allocate.
+const MAX_TABLE: usize = 1 << 25;
+
+/// The distance from one query to every picture's block at one position.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Distances<'a> {
+    rows: CodeRows<'a>,
+    /// Squared distance of the query's cell to the codebook's entry, cells × K.
+    table: &'a [f32],
+    entries: usize,
+}
+
+impl<'a> Distances<'a> {
+    /// Fills `table` for `query` (C×h×w, unscaled).
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where the query is not a block, is not made of numbers within ±1e9, or its table would
+    /// be too large.
+    pub fn new(db: &'a BlockDatabase, position: usize, query: &[f32], table: &'a mut Vec<f32>) -> Result<Self> {
+        let (cells, channels, entries) = (db.block().cells(), db.block().channels, db.codebook_size_at(position));
+        if query.len() != db.block().len() {
+            return Err(Error::Usage(format!("a query has {} values, not {}", db.block().len(), query.len())));
+        }
+        if !query.iter().all(|v| v.abs() <= MAX_VALUE) {
+            return Err(Error::Usage("a query must be made of numbers within ±1e9".into()));
+        }
+        if cells.checked_mul(entries).is_none_or(|size| size > MAX_TABLE) {
+            return Err(Error::Usage(format!("blocks of {cells} cells with {entries} codes are too large to search")));
+        }
+        table.clear();
+        table.reserve(cells * entries);
+        for cell in 0..cells {
+            let values = || query[cell..].iter().step_by(cells);
+            table.extend(db.codebook_at(position).chunks_exact(channels).map(|entry| squared(entry, values())));
+        }
+        Ok(Self { rows: db.rows(position), table, entries })
+    }
+
+    /// Squared distance to the block of `image`, which must be in the database; infinite where the block has a
+    /// code that the codebook does not have.
+    pub fn to(&self, image: u32) -> f32 {
+        match self.rows.row(image) {
+            CodeRow::U8(codes) => sum(codes, self.table, self.entries),
+            CodeRow::U16(codes) => sum(codes, self.table, self.entries),
+        }
+    }
+}
+
+/// Sum of the table at `codes`. Four partial sums, so that additions need not wait for each other.
+fn sum<T: Copy + Into<usize>>(codes: &[T], table: &[f32], entries: usize) -> f32 {
+    let mut sums = [0.0; 4];
+    for (codes, tables) in codes.chunks(4).zip(table.chunks(4 * entries)) {
+        for ((sum, &code), table) in sums.iter_mut().zip(codes).zip(tables.chunks_exact(entries)) {
+            *sum += table.get(code.into()).copied().unwrap_or(f32::INFINITY);
+        }
+    }
+    (sums[0] + sums[1]) + (sums[2] + sums[3])
+}
+
+/// Largest codebook whose entries' mutual distances are tabled: 16 MiB.
+const MAX_TABLED: usize = 2048;
+
+/// Squared distances between all entries of `codebook` (K×C), K×K; empty for a large codebook.
+pub(super) fn between_entries(codebook: &[f32], channels: usize) -> Vec<f32> {
+    if codebook.len() / channels > MAX_TABLED {
+        return vec![];
+    }
+    let entries = || codebook.chunks_exact(channels);
+    entries().flat_map(|a| entries().map(move |b| squared(a, b))).collect()
+}
+
+/// The distance between two blocks by their codes, for the builder: it keeps codes (2 bytes a cell) instead of
+/// vectors (4·C), and adds up h·w table entries instead of C·h·w squares.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CodeDistance<'a> {
+    codebook: &'a [f32],
+    channels: usize,
+    /// Of [`between_entries`].
+    table: &'a [f32],
+    entries: usize,
+}
+
+impl<'a> CodeDistance<'a> {
+    pub fn new(codebook: &'a [f32], channels: usize, table: &'a [f32]) -> Self {
+        Self { codebook, channels, table, entries: codebook.len() / channels }
+    }
+
+    /// Whether the codebook has all `codes`; [`Distance::eval`] panics where it does not.
+    pub fn knows(&self, codes: &[u16]) -> bool {
+        codes.iter().all(|&code| usize::from(code) < self.entries)
+    }
+
+    fn entry(&self, code: u16) -> &[f32] {
+        &self.codebook[usize::from(code) * self.channels..][..self.channels]
+    }
+
+    fn between(&self, a: u16, b: u16) -> f32 {
+        match self.table {
+            [] => squared(self.entry(a), self.entry(b)),
+            table => table[usize::from(a) * self.entries + usize::from(b)],
+        }
+    }
+}
+
+impl Distance<u16> for CodeDistance<'_> {
+    fn eval(&self, a: &[u16], b: &[u16]) -> f32 {
+        let mut sums = [0.0; 4];
+        for (a, b) in a.chunks(4).zip(b.chunks(4)) {
+            for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
+                *sum += self.between(a, b);
+            }
+        }
+        (sums[0] + sums[1]) + (sums[2] + sums[3])
+    }
+}
+
+/// Squared L2 distance.
+fn squared<'a>(a: impl IntoIterator<Item = &'a f32>, b: impl IntoIterator<Item = &'a f32>) -> f32 {
+    a.into_iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum()
+}

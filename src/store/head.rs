@@ -1,0 +1,99 @@
+//! The `head` section of a block database, and the names of the others.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::container::SectionId;
+use crate::latent::{BlockGrid, LatentShape};
+
+pub(super) const HEAD: SectionId = SectionId(*b"head", 0);
+pub(super) const NAME_OFFSETS: SectionId = SectionId(*b"nofs", 0);
+pub(super) const NAME_TEXT: SectionId = SectionId(*b"name", 0);
+
+/// Section of the codebook (0) or the thumbnails' codebook (1).
+pub(super) fn codebook(which: u32) -> SectionId {
+    SectionId(*b"book", which)
+}
+
+/// Section of the codes of `position`.
+pub(super) fn codes(position: usize) -> SectionId {
+    SectionId(*b"code", position as u32)
+}
+
+/// Most positions of a database.
+const MAX_POSITIONS: usize = 1 << 14;
+/// Most entries of a codebook: a code is a u16.
+const MAX_CODEBOOK: u32 = 1 << 16;
+/// Largest magnitude of a codebook value, and of a query's. Squared distances of the largest block stay finite.
+pub(crate) const MAX_VALUE: f32 = 1e9;
+
+/// Shapes and counts. 96 bytes.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Head {
+    pub images: u32,
+    pub channels: u32,
+    pub height: u32,
+    pub width: u32,
+    pub rows: u32,
+    pub cols: u32,
+    /// Entries of the codebook.
+    pub codebook: u32,
+    /// Entries of the thumbnails' codebook; 0: no thumbnails.
+    pub thumbnail_codebook: u32,
+    /// 1 where there are names.
+    pub named: u32,
+    pub reserved: [u32; 7],
+    pub hash: [u8; 32],
+}
+
+const _: () = assert!(size_of::<Head>() == 96);
+
+impl Head {
+    /// The block grid (margin 0), or the fault.
+    pub fn check(&self) -> Result<BlockGrid, String> {
+        let latent =
+            LatentShape { channels: self.channels as usize, height: self.height as usize, width: self.width as usize };
+        let thumbnail = self.thumbnail_codebook > 0;
+        let grid = BlockGrid::new(latent, self.rows as usize, self.cols as usize, thumbnail, 0);
+        let grid = grid.map_err(|e| e.to_string())?;
+        if grid.positions() > MAX_POSITIONS {
+            return Err(format!("{} positions are more than {MAX_POSITIONS}", grid.positions()));
+        }
+        if !(1..=MAX_CODEBOOK).contains(&self.codebook) || self.thumbnail_codebook > MAX_CODEBOOK {
+            return Err(format!("a codebook must have 1…{MAX_CODEBOOK} entries"));
+        }
+        if self.images == 0 {
+            return Err("there are no pictures".into());
+        }
+        if self.named > 1 || self.reserved != [0; 7] {
+            return Err("reserved bytes of the head are not zero".into());
+        }
+        Ok(grid)
+    }
+
+    /// Entries of the codebook that `position` uses.
+    pub fn codebook_size_at(&self, grid: &BlockGrid, position: usize) -> usize {
+        match grid.block_at(position) {
+            Some(_) => self.codebook as usize,
+            None => self.thumbnail_codebook as usize,
+        }
+    }
+
+    /// BLAKE3 of this head without names and hash, then of `sections`: codebooks, then codes by position.
+    pub fn content_hash<'a>(&self, sections: impl Iterator<Item = &'a [u8]>) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(bytemuck::bytes_of(&Self { named: 0, hash: [0; 32], ..*self }));
+        sections.for_each(|section| {
+            hasher.update(section);
+        });
+        *hasher.finalize().as_bytes()
+    }
+}
+
+/// The fault of a codebook whose distances would not be numbers.
+pub(super) fn check_codebook(values: &[f32]) -> Result<(), String> {
+    match values.iter().all(|v| v.abs() <= MAX_VALUE) {
+        true => Ok(()),
+        false => Err(format!("a codebook value is not a number within ±{MAX_VALUE:e}")),
+    }
+}

@@ -1,0 +1,131 @@
+use std::path::PathBuf;
+
+use super::*;
+
+fn path(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("rissole-store-{name}-{}.rsdb", std::process::id()))
+}
+
+/// 3 pictures of 2×4×4 in 2×2 blocks and a thumbnail; the block codebook has `entries`, the thumbnails' 5.
+fn contents(entries: usize) -> DatabaseContents {
+    let latent = LatentShape { channels: 2, height: 4, width: 4 };
+    let codes = |entries: usize, salt: usize| (0..12).map(|i| ((i * 7919 + salt * 31) % entries) as u16).collect();
+    DatabaseContents {
+        grid: BlockGrid::new(latent, 2, 2, true, 1).unwrap(),
+        codebook: (0..entries * 2).map(|v| v as f32 * 0.25 - 3.0).collect(),
+        thumbnail_codebook: Some((0..10).map(|v| 1.0 / (1.0 + v as f32)).collect()),
+        codes: (0..5).map(|position| codes(if position == 0 { 5 } else { entries }, position)).collect(),
+        names: vec!["a.png".into(), String::new(), "größer.png".into()],
+    }
+}
+
+#[test]
+fn what_was_written_comes_back() {
+    for entries in [3, 256, 257, 1000] {
+        let path = path(&format!("back{entries}"));
+        let contents = contents(entries);
+        contents.write(&path).unwrap();
+        let db = BlockDatabase::open(&path).unwrap();
+        db.verify().unwrap();
+        assert_eq!((db.images(), db.positions()), (3, 5));
+        assert_eq!((db.codebook_size(), db.thumbnail_codebook_size()), (entries, 5));
+        assert_eq!((db.latent(), db.block()), (contents.grid.latent(), contents.grid.block()));
+        assert_eq!(db.codebook(), contents.codebook);
+        assert_eq!(db.thumbnail_codebook(), contents.thumbnail_codebook.as_deref());
+        assert_eq!((0..4).map(|i| db.name(i)).collect::<Vec<_>>(), [Some("a.png"), Some(""), Some("größer.png"), None]);
+        assert!(matches!((db.code_row(0, 0), entries), (Ok(CodeRow::U8(_)), _)), "thumbnails have their own width");
+        assert_eq!(matches!(db.code_row(0, 1).unwrap(), CodeRow::U16(_)), entries > 256);
+
+        let mut block = [f32::NAN; 8];
+        for (image, position) in (0..3).flat_map(|image| (0..5).map(move |position| (image, position))) {
+            let codes = &contents.codes[position][image * 4..][..4];
+            assert!(db.code_row(image as u32, position).unwrap().iter().eq(codes.iter().map(|&c| c as usize)));
+            db.read_block(image as u32, position, &mut block).unwrap();
+            for (cell, &code) in codes.iter().enumerate() {
+                let entry = &db.codebook_at(position)[code as usize * 2..][..2];
+                assert_eq!([block[cell], block[4 + cell]], entry, "channels are planes");
+            }
+        }
+        assert!(matches!(db.read_block(3, 0, &mut block), Err(Error::Usage(_))));
+        assert!(matches!(db.read_block(0, 5, &mut block), Err(Error::Usage(_))));
+        assert!(matches!(db.read_block(0, 0, &mut block[1..]), Err(Error::Usage(_))));
+        std::fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn the_content_hash_is_of_the_content_alone() {
+    let path = path("hash");
+    let hash = |contents: &DatabaseContents| {
+        contents.write(&path).unwrap();
+        BlockDatabase::open(&path).unwrap().content_hash()
+    };
+    let original = hash(&contents(300));
+    let mut unnamed = contents(300);
+    unnamed.names.clear();
+    assert_eq!(hash(&unnamed), original);
+    let mut recoded = contents(300);
+    recoded.codes[3][5] ^= 1;
+    assert_ne!(hash(&recoded), original);
+    let mut revalued = contents(300);
+    revalued.codebook[17] += 1.0;
+    assert_ne!(hash(&revalued), original);
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn contents_that_contradict_themselves_are_not_written() {
+    let path = path("contradiction");
+    let refused = |change: &dyn Fn(&mut DatabaseContents)| {
+        let mut contents = contents(300);
+        change(&mut contents);
+        assert!(matches!(contents.write(&path), Err(Error::Usage(_))));
+        assert!(!path.exists());
+    };
+    refused(&|c| c.codes[4][0] = 300);
+    refused(&|c| c.codes[0][0] = 5);
+    refused(&|c| c.codebook[0] = f32::NAN);
+    refused(&|c| c.codebook.push(1.0));
+    refused(&|c| c.codebook.clear());
+    refused(&|c| c.thumbnail_codebook = None);
+    refused(&|c| c.thumbnail_codebook = Some(vec![]));
+    refused(&|c| c.names.truncate(2));
+    refused(&|c| c.codes.truncate(4));
+    refused(&|c| c.codes[2].truncate(8));
+    refused(&|c| c.codes.iter_mut().for_each(Vec::clear));
+}
+
+/// A file whose checksums are right but whose codes are not: made with a larger codebook, then shrunk.
+#[test]
+fn a_code_beyond_the_codebook_is_an_error_and_no_panic() {
+    let path = path("beyond");
+    let db = {
+        contents(16).write(&path).unwrap();
+        let sections = |db: &BlockDatabase| {
+            let mut head = db.head;
+            head.codebook = 4;
+            let mut sections = vec![
+                (head::HEAD, bytemuck::bytes_of(&head).to_vec()),
+                (head::codebook(0), bytemuck::cast_slice(&db.codebook()[..8]).to_vec()),
+                (head::codebook(1), bytemuck::cast_slice(db.thumbnail_codebook().unwrap()).to_vec()),
+                (head::NAME_OFFSETS, bytemuck::cast_slice(&[0u32, 9, 3, 1 << 31]).to_vec()),
+                (head::NAME_TEXT, vec![0xff; 12]),
+            ];
+            for position in 0..5 {
+                let id = head::codes(position);
+                let section = db.container.section::<u8>(id).unwrap();
+                sections.push((id, db.container.view(&section).to_vec()));
+            }
+            sections
+        };
+        let hostile = sections(&BlockDatabase::open(&path).unwrap());
+        crate::container::write(&path, BlockDatabase::KIND, hostile).unwrap();
+        BlockDatabase::open(&path).unwrap()
+    };
+    let mut block = [0.0; 8];
+    let blocks: Vec<_> = (0..3).map(|image| db.read_block(image, 1, &mut block)).collect();
+    assert!(blocks.iter().any(|b| matches!(b, Err(Error::File { .. }))));
+    assert!(matches!(db.verify(), Err(Error::File { .. })));
+    assert_eq!((0..3).map(|i| db.name(i)).collect::<Vec<_>>(), [None, None, None]);
+    std::fs::remove_file(path).unwrap();
+}
