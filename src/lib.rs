@@ -1,14 +1,21 @@
 //! Image generation on edge devices: block-wise latent diffusion guided by a memory-mapped block
 //! database (RISSOLE, arXiv 2408.17095).
 
+pub mod atomic_file;
+pub mod budget;
 pub mod bundle;
+pub mod container;
 pub mod diffusion;
 pub mod error;
+pub mod generator;
 pub mod index;
 pub mod latent;
+mod mapped;
 pub mod network;
+pub mod picture;
 pub mod store;
 
-pub use bundle::Manifest;
+pub use bundle::{Bundle, Manifest};
 pub use error::{Error, Result};
+pub use generator::{Event, Generator, Options, Picture, Preview, Query, Report, StageTimes};
 pub use latent::{BlockGrid, LatentShape};

@@ -282,6 +282,9 @@ impl Manifest {
         }
         let grid = self.block_grid()?;
         let d = self.latent.downsampling;
+        if !(1..=256).contains(&d) {
+            return fault("downsampling must be within 1…256".into());
+        }
         let expect = |cells: usize| cells.checked_mul(d);
         if expect(grid.latent().height) != Some(self.image.height)
             || expect(grid.latent().width) != Some(self.image.width)

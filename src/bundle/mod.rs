@@ -2,4 +2,118 @@
 
 pub mod manifest;
 
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use manifest::FileEntry;
 pub use manifest::Manifest;
+
+use crate::error::{Error, Result};
+
+/// A bundle whose manifest is consistent and whose files are present in the right size.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    /// The folder.
+    pub dir: PathBuf,
+    /// The manifest, checked.
+    pub manifest: Manifest,
+}
+
+impl Bundle {
+    /// File name of the manifest.
+    pub const MANIFEST: &'static str = "manifest.json";
+
+    /// Opens the bundle in `dir`: reads and checks the manifest, and the presence and size of every file it
+    /// lists. Hashes are checked by [`Self::verify`] alone.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the manifest or the listed file at fault; [`Error::Io`] where reading fails.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        let bundle = Self::open_manifest(dir)?;
+        bundle.manifest.files.iter().try_for_each(|entry| bundle.check_presence(entry))?;
+        Ok(bundle)
+    }
+
+    /// Opens the bundle in `dir` by its manifest alone: to look at one whose files are missing or damaged.
+    ///
+    /// # Errors
+    /// As [`Self::open`], for the manifest.
+    pub fn open_manifest(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref().to_owned();
+        let manifest = read_manifest(&dir.join(Self::MANIFEST))?;
+        Ok(Self { dir, manifest })
+    }
+
+    /// Path of the file `name` of this bundle.
+    pub fn path_of(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Checks the BLAKE3 hash of every listed file.
+    ///
+    /// # Errors
+    /// As [`Self::verify_file`], for the first file at fault.
+    pub fn verify(&self) -> Result<()> {
+        self.manifest.files.iter().try_for_each(|entry| self.verify_file(entry))
+    }
+
+    /// Checks size and BLAKE3 hash of one listed file.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the file is not what the manifest says; [`Error::Io`] where reading fails.
+    pub fn verify_file(&self, entry: &FileEntry) -> Result<()> {
+        self.check_presence(entry)?;
+        let path = self.path_of(&entry.name);
+        let mut hasher = blake3::Hasher::new();
+        let file = File::open(&path).map_err(|e| Error::io(&path, e))?;
+        hasher.update_reader(file).map_err(|e| Error::io(&path, e))?;
+        let found = hasher.finalize().to_hex();
+        if !found.eq_ignore_ascii_case(&entry.blake3) {
+            return Err(Error::file(&path, format!("BLAKE3 is {found}, the manifest says {}", entry.blake3)));
+        }
+        Ok(())
+    }
+
+    fn check_presence(&self, entry: &FileEntry) -> Result<()> {
+        let path = self.path_of(&entry.name);
+        let home = fs::canonicalize(&self.dir).map_err(|e| absent(&self.dir, e))?;
+        let real = fs::canonicalize(&path).map_err(|e| absent(&path, e))?;
+        if !real.starts_with(home) {
+            return Err(Error::file(&path, "is a link that leaves the bundle"));
+        }
+        let meta = fs::metadata(&path).map_err(|e| absent(&path, e))?;
+        if !meta.is_file() {
+            return Err(Error::file(&path, "is not a regular file"));
+        }
+        if meta.len() != entry.bytes {
+            let (found, said) = (meta.len(), entry.bytes);
+            return Err(Error::file(&path, format!("is {found} bytes long, the manifest says {said}")));
+        }
+        Ok(())
+    }
+}
+
+fn read_manifest(path: &Path) -> Result<Manifest> {
+    // A pipe or a device would be read without end, or block.
+    if !fs::metadata(path).map_err(|e| absent(path, e))?.is_file() {
+        return Err(Error::file(path, "is not a regular file"));
+    }
+    let file = File::open(path).map_err(|e| absent(path, e))?;
+    let mut text = Vec::new();
+    file.take(Manifest::MAX_BYTES + 1).read_to_end(&mut text).map_err(|e| Error::io(path, e))?;
+    if text.len() as u64 > Manifest::MAX_BYTES {
+        return Err(Error::file(path, format!("is longer than {} bytes", Manifest::MAX_BYTES)));
+    }
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| Error::file(path, e.to_string()))?;
+    manifest.check().map_err(|e| Error::file(path, e.to_string()))?;
+    Ok(manifest)
+}
+
+/// A missing file is a fault of the bundle; any other refusal is the system's.
+fn absent(path: &Path, source: std::io::Error) -> Error {
+    match source.kind() {
+        std::io::ErrorKind::NotFound => Error::file(path, "is missing"),
+        _ => Error::io(path, source),
+    }
+}

@@ -1,1 +1,154 @@
-//! network (in work)
+//! Neural networks: an ONNX file, checked against the manifest, run by tract on one thread.
+
+mod check;
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tract_onnx::pb::ModelProto;
+use tract_onnx::prelude::*;
+
+use crate::bundle::manifest::{NetworkEntry, TensorEntry};
+use crate::error::{Error, Result};
+
+/// A network with static shapes, all tensors `f32`, one output, ready to run. It may be run from several
+/// threads at once; each run is single-threaded, so its result does not depend on that.
+pub struct Network {
+    plan: Arc<TypedSimplePlan>,
+    path: PathBuf,
+    inputs: Vec<TensorEntry>,
+    output_len: usize,
+}
+
+impl Network {
+    /// Most values in one input or output (1 GiB): what a manifest may make the runtime allocate.
+    pub const MAX_VALUES: usize = 1 << 28;
+
+    /// Loads the ONNX file at `path`, whose tensors must be those of `entry`, and optimizes it for this CPU.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming `path` where the file cannot be read, is damaged, holds NaN, keeps its weights in
+    /// other files, does not have the tensors of `entry`, or cannot be run by tract.
+    pub fn load(path: impl AsRef<Path>, entry: &NetworkEntry) -> Result<Self> {
+        let path = path.as_ref().to_owned();
+        let [output] = &entry.outputs[..] else {
+            return Err(Error::file(&path, "a network must have one output"));
+        };
+        let mut lens = entry.inputs.iter().chain([output]).map(volume);
+        if !lens.all(|len| len.is_some_and(|len| len <= Self::MAX_VALUES)) {
+            return Err(Error::file(&path, format!("has a tensor of more than {} values", Self::MAX_VALUES)));
+        }
+        let plan = guard(&path, || {
+            let proto = onnx().proto_model_for_path(&path)?;
+            check::check(&proto, entry).map_err(TractError::msg)?;
+            optimize(proto)
+        })?;
+        Ok(Self { plan, path, inputs: entry.inputs.clone(), output_len: volume(output).unwrap_or(0) })
+    }
+
+    /// Number of values in each input, in order.
+    pub fn input_lens(&self) -> impl Iterator<Item = usize> {
+        self.inputs.iter().map(|input| input.shape.iter().product())
+    }
+
+    /// Number of values in the output.
+    pub fn output_len(&self) -> usize {
+        self.output_len
+    }
+
+    /// Runs the network. `inputs` are in the manifest's order, each of the length of its shape; `out` has
+    /// [`Self::output_len`] values.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the network's file where tract fails or the output is not finite;
+    /// [`Error::Internal`] where a length is wrong.
+    pub fn run(&self, inputs: &[&[f32]], out: &mut [f32]) -> Result<()> {
+        if !inputs.iter().map(|input| input.len()).eq(self.input_lens()) || out.len() != self.output_len {
+            return Err(Error::Internal(format!("{}: run with tensors of wrong length", self.path.display())));
+        }
+        guard(&self.path, || {
+            let tensors = self
+                .inputs
+                .iter()
+                .zip(inputs)
+                .map(|(entry, values)| Tensor::from_shape(&entry.shape, values).map(TValue::from));
+            let outputs = self.plan.run(tensors.collect::<TractResult<_>>()?)?;
+            let view = outputs[0].try_as_plain_ram()?;
+            let values = view.as_slice::<f32>()?;
+            if values.len() != out.len() {
+                return Err(TractError::msg("gives an output of the wrong length"));
+            }
+            out.copy_from_slice(values);
+            Ok(())
+        })?;
+        match out.iter().all(|value| value.is_finite()) {
+            true => Ok(()),
+            false => Err(Error::file(&self.path, "the network's output is not finite: its weights are damaged")),
+        }
+    }
+
+    /// Runs the network once on zeros: shows that it runs, and what memory that takes.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn warm_up(&self) -> Result<()> {
+        let zeros: Vec<Vec<f32>> = self.input_lens().map(|len| vec![0.0; len]).collect();
+        let inputs: Vec<&[f32]> = zeros.iter().map(Vec::as_slice).collect();
+        self.run(&inputs, &mut vec![0.0; self.output_len])
+    }
+}
+
+impl fmt::Debug for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Network").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// The model is consumed, so that its weights are not held twice while it is optimized.
+fn optimize(proto: ModelProto) -> TractResult<Arc<TypedSimplePlan>> {
+    let model = onnx().model_for_proto_model(&proto)?;
+    drop(proto);
+    model.into_optimized()?.into_runnable()
+}
+
+/// Number of values of a tensor, or `None` where that overflows.
+fn volume(tensor: &TensorEntry) -> Option<usize> {
+    tensor.shape.iter().try_fold(1usize, |n, &side| n.checked_mul(side))
+}
+
+/// Runs `work` of tract on the file at `path`. What tract refuses, and the odd graph on which it panics,
+/// becomes a fault of that file. Nothing that a panic could leave half done is used afterwards.
+fn guard<T>(path: &Path, work: impl FnOnce() -> TractResult<T>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(fault)) => Err(Error::file(path, format!("{fault:#}"))),
+        Err(_) => Err(Error::file(path, "the graph is malformed")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_no_network_is_named() {
+        let entry = NetworkEntry {
+            file: "x".into(),
+            inputs: vec![],
+            outputs: vec![TensorEntry { name: "y".into(), shape: vec![1] }],
+        };
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        for path in [path.as_path(), Path::new("/nowhere/at/all.onnx")] {
+            let error = Network::load(path, &entry).unwrap_err();
+            assert!(matches!(&error, Error::File { path: named, .. } if named == path), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_panic_becomes_a_fault_of_the_file() {
+        let error = guard::<()>(Path::new("a.onnx"), || panic!("odd graph")).unwrap_err();
+        assert_eq!(error.to_string(), "a.onnx: the graph is malformed");
+    }
+}

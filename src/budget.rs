@@ -1,0 +1,145 @@
+//! RAM accounting: a counting allocator, and what the operating system says of the whole process.
+//!
+//! The budget covers every byte the runtime allocates. A program that wants it kept installs the allocator:
+//!
+//! ```ignore
+//! #[global_allocator]
+//! static ALLOCATOR: rissole::budget::CountingAllocator = rissole::budget::CountingAllocator;
+//! ```
+//!
+//! Without it [`is_counting`] is false, heap figures are absent from reports and no budget can be enforced.
+//! Mapped files (the block database and the frozen index) are evictable page cache and are not counted.
+#![allow(unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use crate::error::{Error, Result};
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+/// The system allocator, counting live bytes and their peak.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CountingAllocator;
+
+fn grown(bytes: usize) {
+    let live = LIVE.fetch_add(bytes, Relaxed) + bytes;
+    PEAK.fetch_max(live, Relaxed);
+}
+
+fn shrunk(bytes: usize) {
+    LIVE.fetch_sub(bytes, Relaxed);
+}
+
+// SAFETY:
+// - every call is passed on to `System` unchanged, which upholds the contract of `GlobalAlloc`;
+// - the counters are plain atomics: they neither allocate nor unwind.
+unsafe impl GlobalAlloc for CountingAllocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's layout is passed on.
+        let p = unsafe { System.alloc(layout) };
+        if !p.is_null() {
+            grown(layout.size());
+        }
+        p
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's layout is passed on.
+        let p = unsafe { System.alloc_zeroed(layout) };
+        if !p.is_null() {
+            grown(layout.size());
+        }
+        p
+    }
+
+    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
+        // SAFETY: `p` came from `System` through this allocator, with this layout.
+        unsafe { System.dealloc(p, layout) };
+        shrunk(layout.size());
+    }
+
+    unsafe fn realloc(&self, p: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: `p` came from `System` through this allocator, with this layout.
+        let moved = unsafe { System.realloc(p, layout, size) };
+        if !moved.is_null() {
+            // Old and new may exist side by side while the system moves them: count the worst.
+            grown(size);
+            shrunk(layout.size());
+        }
+        moved
+    }
+}
+
+/// Whether [`CountingAllocator`] is the global allocator of this program.
+pub fn is_counting() -> bool {
+    // A running Rust program has always allocated something.
+    LIVE.load(Relaxed) > 0
+}
+
+/// Bytes allocated now; 0 when not counting.
+pub fn live_bytes() -> u64 {
+    LIVE.load(Relaxed) as u64
+}
+
+/// Most bytes allocated at once since the start or the last [`reset_peak`]; 0 when not counting.
+pub fn peak_bytes() -> u64 {
+    PEAK.load(Relaxed) as u64
+}
+
+/// Lets [`peak_bytes`] start again from what is allocated now.
+pub fn reset_peak() {
+    PEAK.store(LIVE.load(Relaxed), Relaxed);
+}
+
+/// Does `work` and tells how many bytes were allocated at most meanwhile, by all threads; 0 when not counting.
+/// [`peak_bytes`] goes on as if nobody had looked. Not to be nested, nor used from two threads at once.
+pub fn peak_of<T>(work: impl FnOnce() -> T) -> (T, u64) {
+    let before = peak_bytes() as usize;
+    reset_peak();
+    let done = work();
+    let peak = PEAK.fetch_max(before, Relaxed);
+    (done, peak as u64)
+}
+
+/// Peak resident set of the process in bytes, mapped files included (`VmHWM` of `/proc/self/status`), or
+/// `None` where the system does not tell.
+pub fn peak_rss() -> Option<u64> {
+    parse_peak_rss(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+fn parse_peak_rss(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim_end().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Refuses work that does not fit.
+///
+/// # Errors
+/// [`Error::Budget`] when `needs` is above `budget`.
+pub fn check(needs: u64, budget: Option<u64>) -> Result<()> {
+    match budget {
+        Some(budget) if needs > budget => Err(Error::Budget { needs, budget }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peak_rss_is_read_from_the_status_file() {
+        assert_eq!(parse_peak_rss("Name:\tx\nVmHWM:\t    5120 kB\nVmRSS:\t 1 kB\n"), Some(5_242_880));
+        assert_eq!(parse_peak_rss("VmHWM:\t lots kB\n"), None);
+        assert_eq!(parse_peak_rss(""), None);
+    }
+
+    #[test]
+    fn only_what_is_over_the_budget_is_refused() {
+        assert!(check(100, None).is_ok());
+        assert!(check(100, Some(100)).is_ok());
+        assert!(matches!(check(101, Some(100)), Err(Error::Budget { needs: 101, budget: 100 })));
+    }
+}

@@ -1,0 +1,313 @@
+//! From a seed to a picture: retrieve → per position denoise → stitch → decode.
+//!
+//! The pseudo-query's neighbours are looked up once. Then the positions are drawn in groups: the thumbnail
+//! first, where there is one; then the blocks, all together where they see each other (a margin), else on
+//! their own, as many at once as there are threads. All blocks of a group advance step by step.
+
+mod api;
+mod canvas;
+mod codec;
+mod condition;
+mod drawing;
+mod networks;
+mod settings;
+
+use std::time::Instant;
+
+use image::RgbImage;
+
+pub use api::{Event, Options, Picture, Preview, Query, Report, StageTimes};
+
+use crate::budget;
+use crate::bundle::Bundle;
+use crate::bundle::manifest::{Manifest, NeighbourSource};
+use crate::diffusion::{Noise, Sampler, Schedule};
+use crate::error::{Error, Result};
+use crate::index::{FrozenIndex, SearchScratch};
+use crate::latent::BlockGrid;
+use crate::store::BlockDatabase;
+use canvas::Canvas;
+use codec::Decoder;
+use condition::{Guide, Neighbours};
+use drawing::{Drawing, each};
+use networks::{Networks, Stage};
+use settings::{Settings, check_database, check_index};
+
+/// Draws pictures from one bundle.
+#[derive(Debug)]
+pub struct Generator {
+    manifest: Manifest,
+    grid: BlockGrid,
+    settings: Settings,
+    sampler: Sampler,
+    database: BlockDatabase,
+    index: FrozenIndex,
+    scratch: SearchScratch,
+    networks: Networks,
+    /// Seconds spent opening, until a report has told them.
+    opening: f64,
+}
+
+impl Generator {
+    /// Opens database, index and networks of `bundle`, and runs each network once: what comes back can draw.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for options out of bounds (neighbours beyond the bundle's k, steps not within 1…T, no
+    /// thread); [`Error::File`] for a damaged or foreign file, or a database of too few pictures;
+    /// [`Error::Budget`] where not even one stage at a time fits the budget.
+    pub fn open(bundle: &Bundle, options: &Options) -> Result<Self> {
+        let started = Instant::now();
+        let manifest = bundle.manifest.clone();
+        let grid = manifest.block_grid()?;
+        let settings = Settings::new(options, &manifest)?;
+        let diffusion = manifest.diffusion;
+        let schedule = Schedule::new(diffusion.schedule, diffusion.timesteps)?;
+        let sampler = Sampler::new(&schedule, settings.sampler, diffusion.prediction, settings.steps)?;
+
+        let database = BlockDatabase::open(bundle.path_of(&manifest.database))?;
+        check_database(&database, &manifest, settings)?;
+        let index = FrozenIndex::open(bundle.path_of(&manifest.index), &database)?;
+        let mut scratch = SearchScratch::default();
+        check_index(&index, &database, &manifest, settings, &mut scratch)?;
+
+        let mut networks = Networks::open(bundle, options.ram_budget, settings.load(&manifest, &grid))?;
+        if options.ram_budget.is_some() && !budget::is_counting() {
+            log::warn!("the RAM budget is not kept: this program does not count what it allocates");
+        }
+        networks.take_seconds();
+        let opening = started.elapsed().as_secs_f64();
+        Ok(Self { manifest, grid, settings, sampler, database, index, scratch, networks, opening })
+    }
+
+    /// Draws the picture that belongs to `seed` and `query`, and tells `observe` of the progress. The same
+    /// seed, query, options and build give the same pixels, whatever the number of threads.
+    ///
+    /// # Errors
+    /// What `observe` returns, at once; [`Error::Usage`] for a query that this bundle cannot take;
+    /// [`Error::File`] where a file of the bundle turns out to be damaged.
+    pub fn generate(
+        &mut self,
+        seed: u64,
+        query: &Query,
+        observe: &mut dyn FnMut(Event<'_>) -> Result<()>,
+    ) -> Result<Picture> {
+        let noise = Noise::new(seed);
+        let mut times = StageTimes::default();
+        observe(Event::Started { steps_total: self.steps_total() })?;
+
+        if matches!(query, Query::Image(_)) && self.uses_database() {
+            self.networks.hold(Stage::Encode)?;
+        }
+        let (query, neighbours) = timed(&mut times.retrieve, || self.retrieve(noise, query))?;
+        if self.uses_database() {
+            observe(Event::Retrieved { query, neighbours: &neighbours })?;
+        }
+
+        self.networks.hold(Stage::Sample)?;
+        let latent = timed(&mut times.denoise, || self.denoise(noise, &neighbours, observe))?;
+
+        observe(Event::Decoding)?;
+        self.networks.hold(Stage::Decode)?;
+        let image = timed(&mut times.decode, || self.decode(&latent))?;
+
+        times.load = std::mem::take(&mut self.opening) + self.networks.take_seconds();
+        Ok(Picture { image, latent, report: self.report(seed, query, neighbours, times) })
+    }
+
+    /// The picture of `latent` (CHW, unscaled), snapped to the codebook where the bundle says so.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a latent of the wrong length; [`Error::File`] where the decoder fails.
+    pub fn decode(&mut self, latent: &[f32]) -> Result<RgbImage> {
+        self.networks.hold(Stage::Decode)?;
+        let decoder = self.decoder().ok_or_else(|| Error::Internal("the decoder is not held".into()))?;
+        decoder.decode(latent)
+    }
+
+    /// The latent of `image`, CHW, unscaled, quantized: every cell an entry of the codebook.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a picture of another size than the bundle's, or a bundle without an encoder;
+    /// [`Error::File`] where the encoder fails; [`Error::Budget`] where it does not fit.
+    pub fn encode(&mut self, image: &RgbImage) -> Result<Vec<f32>> {
+        self.networks.hold(Stage::Encode)?;
+        let (encoder, codebook) = (self.networks.encoder()?, self.database.codebook());
+        codec::encode(encoder, codebook, self.grid.latent(), self.manifest.image, image)
+    }
+
+    /// The block database.
+    pub fn database(&self) -> &BlockDatabase {
+        &self.database
+    }
+
+    /// The frozen index.
+    pub fn index(&self) -> &FrozenIndex {
+        &self.index
+    }
+
+    /// The block grid.
+    pub fn grid(&self) -> &BlockGrid {
+        &self.grid
+    }
+
+    /// The bundle's manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Evaluations of the denoiser for one picture: positions times sampling steps.
+    pub fn steps_total(&self) -> usize {
+        self.grid.positions() * self.sampler.steps()
+    }
+
+    /// The query's database id, if it is in the database, and its neighbours, nearest first.
+    fn retrieve(&mut self, noise: Noise, query: &Query) -> Result<(Option<u32>, Vec<u32>)> {
+        if !self.uses_database() {
+            return match query {
+                Query::Random => Ok((None, vec![])),
+                _ => Err(Error::Usage("this bundle does not use its database, so it takes no query".into())),
+            };
+        }
+        let mut block = vec![0.0; self.grid.block().len()]; // C×h×w
+        let id = match query {
+            Query::Random => Some(noise.pick(self.database.images())),
+            Query::Id(id) => Some(*id),
+            Query::Image(image) => {
+                self.query_block(image, &mut block)?;
+                None
+            }
+        };
+        if let Some(id) = id {
+            let images = self.database.images();
+            if id >= images {
+                return Err(Error::Usage(format!("no picture {id}: the database holds {images}")));
+            }
+            self.database.read_block(id, self.manifest.retrieval.query_position, &mut block)?;
+        }
+        let exclude = id.filter(|_| self.settings.exclude_self);
+        let found = self.index.search(&self.database, &block, self.settings.neighbours, exclude, &mut self.scratch)?;
+        Ok((id, found.iter().map(|neighbour| neighbour.image).collect()))
+    }
+
+    /// What a picture from outside is looked up by: its thumbnail or its first block.
+    fn query_block(&mut self, image: &RgbImage, out: &mut [f32]) -> Result<()> {
+        let latent = self.encode(image)?; // C×H×W
+        match self.grid.block_at(self.manifest.retrieval.query_position) {
+            Some(block) => self.grid.read_block(&latent, block, out),
+            None => out.copy_from_slice(&self.grid.average_down(&latent)),
+        }
+        Ok(())
+    }
+
+    /// Draws every position; the stitched latent, CHW, unscaled.
+    fn denoise(
+        &self,
+        noise: Noise,
+        neighbours: &[u32],
+        observe: &mut dyn FnMut(Event<'_>) -> Result<()>,
+    ) -> Result<Vec<f32>> {
+        let (conditioner, denoiser) = self.networks.sampling()?;
+        let guide = self.guide(noise, neighbours)?;
+        let (threads, total) = (self.settings.threads, self.steps_total());
+        let told_position = self.manifest.coherence.position_embedding;
+        let mut canvas = Canvas::new(self.grid, guide.scale);
+        let mut done = 0;
+        for group in groups(&self.grid, self.blocks_at_once()) {
+            let new = |position| Drawing::new(&self.grid, position, told_position, conditioner.output_len());
+            let mut drawings: Vec<Drawing> = group.clone().map(new).collect();
+            each(&mut drawings, threads, |drawing| drawing.condition(&guide, conditioner, &canvas))?;
+            drawings.iter_mut().for_each(|drawing| drawing.begin(noise, &mut canvas));
+            for step in 0..self.sampler.steps() {
+                let timestep = self.sampler.timestep(step);
+                each(&mut drawings, threads, |drawing| drawing.predict(denoiser, timestep, &canvas))?;
+                drawings.iter_mut().for_each(|drawing| drawing.advance(&self.sampler, step, noise, &mut canvas));
+                done += drawings.len();
+                observe(Event::Step { done, total, preview: &self.preview(&canvas) })?;
+            }
+            for position in group {
+                observe(Event::Block { position, preview: &self.preview(&canvas) })?;
+            }
+        }
+        Ok(canvas.into_latent())
+    }
+
+    fn guide(&self, noise: Noise, neighbours: &[u32]) -> Result<Guide<'_>> {
+        let ranks = self.manifest.retrieval.neighbours;
+        let neighbours = match self.manifest.retrieval.source {
+            NeighbourSource::Noise => Neighbours::Noise(noise),
+            NeighbourSource::Database if neighbours.is_empty() => {
+                return Err(Error::Internal("the index found no neighbour".into()));
+            }
+            // The network's shape is static: with fewer neighbours the nearest come again.
+            NeighbourSource::Database => Neighbours::Images(neighbours.iter().copied().cycle().take(ranks).collect()),
+        };
+        let (coherence, scale) = (self.manifest.coherence, self.manifest.latent.scale);
+        Ok(Guide { database: &self.database, grid: self.grid, coherence, scale, ranks, neighbours })
+    }
+
+    fn preview<'a>(&'a self, canvas: &'a Canvas) -> Preview<'a> {
+        Preview { latent: canvas.shown(), decoder: self.decoder() }
+    }
+
+    fn decoder(&self) -> Option<Decoder<'_>> {
+        let codebook = self.manifest.latent.snap_to_codebook.then(|| self.database.codebook());
+        let (shape, size) = (self.grid.latent(), self.manifest.image);
+        self.networks.decoder().map(|network| Decoder { network, codebook, shape, size })
+    }
+
+    fn uses_database(&self) -> bool {
+        self.manifest.retrieval.source == NeighbourSource::Database
+    }
+
+    fn blocks_at_once(&self) -> usize {
+        self.settings.blocks_at_once(&self.manifest, &self.grid)
+    }
+
+    fn report(&self, seed: u64, query: Option<u32>, neighbours: Vec<u32>, times: StageTimes) -> Report {
+        let Settings { steps, sampler, threads, exclude_self, .. } = self.settings;
+        Report {
+            model: self.manifest.name.clone(),
+            seed,
+            query,
+            neighbours,
+            exclude_self,
+            sampler,
+            steps,
+            threads,
+            times,
+            peak_heap: budget::is_counting().then(budget::peak_bytes),
+            peak_rss: budget::peak_rss(),
+        }
+    }
+}
+
+/// The positions in the order they are drawn, in groups that advance together.
+fn groups(grid: &BlockGrid, blocks_at_once: usize) -> Vec<std::ops::Range<usize>> {
+    let first = grid.position_of(0);
+    let starts = (first..grid.positions()).step_by(blocks_at_once);
+    let blocks = starts.map(|start| start..(start + blocks_at_once).min(grid.positions()));
+    (0..first).map(|thumbnail| thumbnail..thumbnail + 1).chain(blocks).collect()
+}
+
+/// Adds the seconds that `work` takes to `seconds`.
+fn timed<T>(seconds: &mut f64, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let started = Instant::now();
+    let done = work();
+    *seconds += started.elapsed().as_secs_f64();
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::latent::LatentShape;
+
+    #[test]
+    fn the_thumbnail_comes_first_and_every_position_once() {
+        let grid =
+            |thumbnail| BlockGrid::new(LatentShape { channels: 1, height: 4, width: 4 }, 2, 2, thumbnail, 0).unwrap();
+        assert_eq!(groups(&grid(true), 4), [0..1, 1..5]);
+        assert_eq!(groups(&grid(true), 3), [0..1, 1..4, 4..5]);
+        assert_eq!(groups(&grid(false), 1), [0..1, 1..2, 2..3, 3..4]);
+    }
+}

@@ -1,0 +1,52 @@
+//! The RAM budget. One test alone in its process: others would allocate meanwhile.
+
+mod common;
+
+use common::{TempDir, bundle, manifest};
+use rissole::budget::{self, CountingAllocator};
+use rissole::bundle::manifest::{Coherence, NeighbourSource};
+use rissole::generator::{Event, Generator, Options, Picture, Query};
+use rissole::{Bundle, Error, Result};
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
+
+fn draw(bundle: &Bundle, options: &Options) -> Result<Picture> {
+    Generator::open(bundle, options)?.generate(7, &Query::Random, &mut |_| Ok(()))
+}
+
+#[test]
+fn a_budget_is_kept_or_refused() {
+    let dir = TempDir::new();
+    let coherence = Coherence { thumbnail: true, margin: 1, position_embedding: true, previous_block: false };
+    let bundle = bundle(dir.path(), manifest(coherence, NeighbourSource::Database));
+    let free = draw(&bundle, &Options::default()).unwrap();
+    assert!(free.report.peak_heap.is_some());
+    let with = |ram_budget| Options { ram_budget: Some(ram_budget), ..Options::default() };
+
+    let Err(Error::Budget { needs, budget: 1000 }) = draw(&bundle, &with(1000)) else { panic!("not refused") };
+    assert!(matches!(draw(&bundle, &with(needs / 2)), Err(Error::Budget { .. })));
+
+    // What it says it needs is enough, and is not overrun.
+    for spare in [needs / 50, needs] {
+        let allowed = needs + spare;
+        budget::reset_peak();
+        let tight = draw(&bundle, &with(allowed)).unwrap();
+        assert!(budget::peak_bytes() <= allowed, "peak {} of {allowed}", budget::peak_bytes());
+        assert_eq!(tight.image, free.image);
+    }
+
+    // With one stage in RAM at a time, there is no decoder to preview with.
+    let mut generator = Generator::open(&bundle, &with(needs + needs / 50)).unwrap();
+    let mut previews = 0;
+    let mut observe = |event: Event<'_>| {
+        if let Event::Block { preview, .. } = event {
+            previews += usize::from(preview.picture()?.is_some());
+        }
+        Ok(())
+    };
+    let first = generator.generate(7, &Query::Random, &mut observe).unwrap();
+    let second = generator.generate(7, &Query::Image(first.image.clone()), &mut observe).unwrap();
+    assert_eq!(previews, 0);
+    assert_eq!(second.latent.len(), first.latent.len());
+}

@@ -1,0 +1,239 @@
+//! The generator against a slow walk written from the description of the method, cell by cell.
+
+mod common;
+
+use common::{TempDir, bundle, manifest};
+use rissole::bundle::manifest::{Coherence, NeighbourSource, SamplerKind};
+use rissole::diffusion::{Noise, Sampler, SamplerState, Schedule, Stream};
+use rissole::generator::{Generator, Options, Query};
+use rissole::network::Network;
+use rissole::store::BlockDatabase;
+use rissole::{Bundle, LatentShape};
+
+const SEED: u64 = 21;
+
+/// A C×H×W array read by coordinates; zero outside.
+#[derive(Clone)]
+struct Planes {
+    shape: LatentShape,
+    values: Vec<f32>,
+}
+
+impl Planes {
+    fn new(shape: LatentShape) -> Self {
+        Self { shape, values: vec![0.0; shape.len()] }
+    }
+
+    fn get(&self, c: usize, y: i64, x: i64) -> f32 {
+        if self.inside(y, x) { self.values[self.index(c, y as usize, x as usize)] } else { 0.0 }
+    }
+
+    fn inside(&self, y: i64, x: i64) -> bool {
+        (0..self.shape.height as i64).contains(&y) && (0..self.shape.width as i64).contains(&x)
+    }
+
+    fn index(&self, c: usize, y: usize, x: usize) -> usize {
+        (c * self.shape.height + y) * self.shape.width + x
+    }
+}
+
+struct Walk<'a> {
+    bundle: &'a Bundle,
+    coherence: Coherence,
+    block: LatentShape,
+    database: BlockDatabase,
+    neighbours: Vec<u32>,
+    conditioner: Network,
+    denoiser: Network,
+    sampler: Sampler,
+    /// Scaled.
+    latent: Planes,
+    thumbnail: Planes,
+}
+
+impl Walk<'_> {
+    fn scale(&self) -> f32 {
+        self.bundle.manifest.latent.scale
+    }
+
+    /// Row and column of the block at `position`; `None` for the thumbnail.
+    fn place(&self, position: usize) -> Option<(i64, i64)> {
+        let block = if self.coherence.thumbnail { position.checked_sub(1)? } else { position };
+        let cols = self.bundle.manifest.grid.cols;
+        Some(((block / cols * self.block.height) as i64, (block % cols * self.block.width) as i64))
+    }
+
+    /// `read(c, y, x)` over the window at `position`, y and x in cells of the latent (or of the thumbnail).
+    fn window(&self, position: usize, channels: usize, read: impl Fn(usize, i64, i64) -> f32) -> Vec<f32> {
+        let margin = self.coherence.margin as i64;
+        let (row, col) = self.place(position).unwrap_or((0, 0));
+        let mut out = vec![];
+        for c in 0..channels {
+            for y in -margin..self.block.height as i64 + margin {
+                for x in -margin..self.block.width as i64 + margin {
+                    out.push(read(c, row + y, col + x));
+                }
+            }
+        }
+        out
+    }
+
+    /// What `image` has at `position`: its whole latent, or its thumbnail. Unscaled.
+    fn of_database(&self, image: u32, position: usize) -> Planes {
+        let mut values = vec![0.0; self.block.len()];
+        if self.place(position).is_none() {
+            self.database.read_block(image, position, &mut values).unwrap();
+            return Planes { shape: self.block, values };
+        }
+        let mut whole = Planes::new(self.latent.shape);
+        let grid = self.bundle.manifest.grid;
+        for at in usize::from(self.coherence.thumbnail)..grid.rows * grid.cols + usize::from(self.coherence.thumbnail) {
+            self.database.read_block(image, at, &mut values).unwrap();
+            put(&mut whole, &values, self.block, self.place(at).unwrap());
+        }
+        whole
+    }
+
+    fn condition(&self, position: usize) -> Vec<f32> {
+        let channels = self.block.channels;
+        let k = self.bundle.manifest.retrieval.neighbours;
+        let mut neighbours = vec![];
+        for rank in 0..k {
+            let image = self.neighbours[rank % self.neighbours.len()];
+            let planes = self.of_database(image, position);
+            neighbours.extend(self.window(position, channels, |c, y, x| planes.get(c, y, x) * self.scale()));
+        }
+        let mut inputs = vec![neighbours];
+        if self.coherence.thumbnail {
+            let grid = self.bundle.manifest.grid;
+            let over = |c, y: i64, x: i64| match self.place(position) {
+                Some(_) if self.latent.inside(y, x) => {
+                    self.thumbnail.get(c, y / grid.rows as i64, x / grid.cols as i64)
+                }
+                _ => 0.0,
+            };
+            inputs.push(self.window(position, channels, over));
+        }
+        if self.coherence.previous_block {
+            let first = usize::from(self.coherence.thumbnail);
+            let before = if position > first { self.place(position - 1) } else { None };
+            let read = |c, y: i64, x: i64| {
+                let (row, col) = self.place(position).unwrap_or((0, 0));
+                before.map_or(0.0, |(r, q)| self.latent.get(c, y - row + r, x - col + q))
+            };
+            inputs.push(self.window(position, channels, read));
+        }
+        let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+        let mut out = vec![0.0; self.conditioner.output_len()];
+        self.conditioner.run(&inputs, &mut out).unwrap();
+        out
+    }
+
+    fn predict(&self, position: usize, positions: usize, timestep: usize, condition: &[f32]) -> Vec<f32> {
+        let planes = if self.place(position).is_some() { &self.latent } else { &self.thumbnail };
+        let mut latent = self.window(position, self.block.channels, |c, y, x| planes.get(c, y, x));
+        if self.coherence.margin > 0 {
+            latent.extend(self.window(position, 1, |_, y, x| if planes.inside(y, x) { 1.0 } else { 0.0 }));
+        }
+        let mut inputs = vec![latent, vec![timestep as f32]];
+        if self.coherence.position_embedding {
+            let mut one_hot = vec![0.0; positions];
+            one_hot[position] = 1.0;
+            inputs.push(one_hot);
+        }
+        inputs.push(condition.to_vec());
+        let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+        let mut out = vec![0.0; self.block.len()];
+        self.denoiser.run(&inputs, &mut out).unwrap();
+        out
+    }
+
+    fn store(&mut self, position: usize, values: &[f32]) {
+        match self.place(position) {
+            Some(place) => put(&mut self.latent, values, self.block, place),
+            None => self.thumbnail.values.copy_from_slice(values),
+        }
+    }
+
+    /// Denoises `positions` side by side.
+    fn draw(&mut self, positions: &[usize], all: usize) {
+        let noise = Noise::new(SEED);
+        let conditions: Vec<_> = positions.iter().map(|&p| self.condition(p)).collect();
+        let mut values = vec![vec![0.0; self.block.len()]; positions.len()];
+        let mut states = vec![SamplerState::default(); positions.len()];
+        for (&position, values) in positions.iter().zip(&mut values) {
+            noise.fill(position as u32, 0, Stream::Initial, values);
+            self.store(position, values);
+        }
+        for step in 0..self.sampler.steps() {
+            let timestep = self.sampler.timestep(step);
+            let predict = |(&p, c): (&usize, &Vec<f32>)| self.predict(p, all, timestep, c);
+            let predictions: Vec<_> = positions.iter().zip(&conditions).map(predict).collect();
+            for (i, &position) in positions.iter().enumerate() {
+                let mut fresh = vec![0.0; self.block.len()];
+                noise.fill(position as u32, step as u32, Stream::Step, &mut fresh);
+                self.sampler.advance(step, &mut states[i], &mut values[i], &predictions[i], &fresh);
+                self.store(position, &values[i]);
+            }
+        }
+    }
+}
+
+fn put(planes: &mut Planes, values: &[f32], block: LatentShape, (row, col): (i64, i64)) {
+    for (i, &value) in values.iter().enumerate() {
+        let (c, y, x) = (i / block.cells(), i / block.width % block.height, i % block.width);
+        let at = planes.index(c, row as usize + y, col as usize + x);
+        planes.values[at] = value;
+    }
+}
+
+fn check(coherence: Coherence, sampler: SamplerKind, neighbours: Option<usize>) {
+    let dir = TempDir::new();
+    let bundle = bundle(dir.path(), manifest(coherence, NeighbourSource::Database));
+    let options = Options { threads: 2, sampler: Some(sampler), neighbours, ..Options::default() };
+    let mut generator = Generator::open(&bundle, &options).unwrap();
+    let picture = generator.generate(SEED, &Query::Random, &mut |_| Ok(())).unwrap();
+
+    let m = &bundle.manifest;
+    let schedule = Schedule::new(m.diffusion.schedule, m.diffusion.timesteps).unwrap();
+    let block = LatentShape { height: 4, width: 5, ..m.latent.shape };
+    let load = |entry: &rissole::bundle::manifest::NetworkEntry| Network::load(dir.path().join(&entry.file), entry);
+    let mut walk = Walk {
+        bundle: &bundle,
+        coherence,
+        block,
+        database: BlockDatabase::open(bundle.path_of(&m.database)).unwrap(),
+        neighbours: picture.report.neighbours.clone(),
+        conditioner: load(&m.networks.conditioner).unwrap(),
+        denoiser: load(&m.networks.denoiser).unwrap(),
+        sampler: Sampler::new(&schedule, sampler, m.diffusion.prediction, m.diffusion.steps).unwrap(),
+        latent: Planes::new(m.latent.shape),
+        thumbnail: Planes::new(block),
+    };
+    let first = usize::from(coherence.thumbnail);
+    let all = first + 6;
+    if coherence.thumbnail {
+        walk.draw(&[0], all);
+    }
+    let blocks: Vec<usize> = (first..all).collect();
+    if coherence.margin > 0 {
+        walk.draw(&blocks, all);
+    } else {
+        blocks.iter().for_each(|&block| walk.draw(&[block], all));
+    }
+    let expected: Vec<f32> = walk.latent.values.iter().map(|v| v / walk.scale()).collect();
+    assert_eq!(picture.latent, expected, "{coherence:?} {sampler:?}");
+}
+
+#[test]
+fn every_mode_walks_as_described() {
+    for thumbnail in [false, true] {
+        for (margin, previous_block) in [(0, false), (0, true), (1, false), (3, false)] {
+            for position_embedding in [thumbnail, true] {
+                let coherence = Coherence { thumbnail, margin, position_embedding, previous_block };
+                check(coherence, SamplerKind::Ddpm, None);
+                check(coherence, SamplerKind::DpmSolverPp2m, Some(3));
+            }
+        }
+    }
+}
