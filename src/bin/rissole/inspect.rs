@@ -1,0 +1,237 @@
+//! `rissole inspect`: what a picture was made with, what a bundle holds.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueHint};
+use rissole::bundle::manifest::NeighbourSource;
+use rissole::index::FrozenIndex;
+use rissole::picture::{Parameters, read_png_text};
+use rissole::store::BlockDatabase;
+use rissole::{Bundle, Error, Manifest, Result};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::output::folder_of;
+use crate::terminal::{Console, bytes};
+
+/// Show what a picture was made with, or what a bundle holds
+///
+/// Of a PNG: the parameters in its text chunks. Of a bundle: the manifest, the sizes of its files, its measured
+/// quality and where it comes from.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  rissole inspect rissole-7.png
+  rissole inspect models/avatars64
+  rissole inspect models/avatars64 --json | jq .manifest.quality")]
+pub struct Inspect {
+    /// A PNG, the folder of a bundle, or a database or index in it
+    #[arg(value_name = "FILE|DIR", value_hint = ValueHint::AnyPath)]
+    path: PathBuf,
+}
+
+impl Inspect {
+    /// Runs the subcommand.
+    pub fn run(self, console: &Console) -> Result<()> {
+        if self.path.is_dir() {
+            return inspect_bundle(&self.path, console);
+        }
+        let start = first_bytes(&self.path)?;
+        match (&start[..8], &start[12..]) {
+            (b"\x89PNG\r\n\x1a\n", _) => inspect_picture(&self.path, console),
+            (b"\x89RSL\r\n\x1a\n", b"rsdb") => inspect_database(&self.path, console),
+            (b"\x89RSL\r\n\x1a\n", b"rshn") => inspect_index(&self.path, console),
+            _ => Err(Error::file(&self.path, "is neither a PNG, nor a file or the folder of a bundle")),
+        }
+    }
+}
+
+/// The first sixteen bytes of the file at `path`, zeros where it is shorter.
+fn first_bytes(path: &Path) -> Result<[u8; 16]> {
+    if !std::fs::metadata(path).map_err(|e| Error::io(path, e))?.is_file() {
+        return Err(Error::file(path, "is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    file.take(16).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
+    bytes.resize(16, 0);
+    Ok(bytes.try_into().unwrap_or_default())
+}
+
+fn inspect_picture(path: &Path, console: &Console) -> Result<()> {
+    let text = read_png_text(path)?;
+    let parameters = Parameters::from_png(path, &text)?;
+    if console.json {
+        let texts: serde_json::Map<_, _> = text.texts.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
+        return console.print_json(&json!({
+            "file": path, "width": text.size.width, "height": text.size.height,
+            "parameters": parameters, "texts": texts,
+        }));
+    }
+    let mut rows = vec![("size".to_owned(), format!("{}×{} pixels", text.size.width, text.size.height))];
+    match parameters {
+        Some(parameters) => rows.extend(fields(&parameters)?),
+        // Another program's: its texts as they are.
+        None => rows.extend(text.texts.into_iter().map(|(key, text)| (key, printable(&text)))),
+    }
+    print_rows(&rows, console)
+}
+
+fn inspect_database(path: &Path, console: &Console) -> Result<()> {
+    print_fields(&database(&BlockDatabase::open(path)?), console)
+}
+
+/// An index is opened with its database, which the manifest beside it names.
+fn inspect_index(path: &Path, console: &Console) -> Result<()> {
+    let bundle = Bundle::open_manifest(folder_of(path))?;
+    let database = BlockDatabase::open(bundle.path_of(&bundle.manifest.database))?;
+    print_fields(&index(&FrozenIndex::open(path, &database)?), console)
+}
+
+fn database(database: &BlockDatabase) -> Value {
+    let (latent, block) = (database.latent(), database.block());
+    let hash = database.content_hash().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    json!({
+        "pictures": database.images(),
+        "positions": database.positions(),
+        "latent": [latent.channels, latent.height, latent.width],
+        "block": [block.channels, block.height, block.width],
+        "codebook": database.codebook_size(),
+        "thumbnail_codebook": database.thumbnail_codebook_size(),
+        "named": database.name(0).is_some(),
+        "bytes": database.len_bytes(),
+        "content_blake3": hash,
+    })
+}
+
+fn index(index: &FrozenIndex) -> Value {
+    let summary = index.summary();
+    json!({
+        "kind": if summary.nodes.is_some() { "HNSW graph" } else { "exact scan" },
+        "position": summary.position,
+        "nodes": summary.nodes,
+        "levels": summary.levels,
+        "ef_search": summary.ef_search,
+        "recall_k": summary.recall_k,
+        "recall": summary.recall,
+        "recall_excluding_self": summary.recall_excluding_self,
+        "bytes": index.len_bytes(),
+    })
+}
+
+fn inspect_bundle(dir: &Path, console: &Console) -> Result<()> {
+    let bundle = Bundle::open(dir)?;
+    let manifest = &bundle.manifest;
+    let total: u64 = manifest.files.iter().map(|file| file.bytes).sum();
+    let held = BlockDatabase::open(bundle.path_of(&manifest.database))?;
+    let search = FrozenIndex::open(bundle.path_of(&manifest.index), &held)?;
+    let (held, search) = (database(&held), index(&search));
+    if console.json {
+        return console.print_json(&json!({
+            "bundle": dir, "total_bytes": total, "database": held, "index": search, "manifest": manifest,
+        }));
+    }
+    print_rows(&summary(manifest)?, console)?;
+    let found = format!("{}, recall@{} {}", plain(&search["kind"]), search["recall_k"], search["recall"]);
+    print_rows(&[row("database", format!("{} pictures", held["pictures"])), row("index", found)], console)?;
+    print_map("quality", &manifest.quality, console)?;
+    print_map("provenance", &manifest.provenance, console)?;
+    console.print(format_args!("\nfiles ({} in all)", bytes(total)))?;
+    manifest.files.iter().try_for_each(|file| console.print(format_args!("  {:>10}  {}", bytes(file.bytes), file.name)))
+}
+
+fn summary(manifest: &Manifest) -> Result<Vec<(String, String)>> {
+    let grid = manifest.block_grid()?;
+    let (latent, block, coherence) = (grid.latent(), grid.block(), manifest.coherence);
+    let (rows, cols) = grid.rows_cols();
+    let diffusion = manifest.diffusion;
+    let retrieval = manifest.retrieval;
+    let parts = [
+        (coherence.thumbnail, "thumbnail first".to_owned()),
+        (coherence.margin > 0, format!("window of {} cells", coherence.margin)),
+        (coherence.position_embedding, "position embedding".to_owned()),
+        (coherence.previous_block, "previous block".to_owned()),
+    ];
+    let parts: Vec<_> = parts.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect();
+    let mode = if parts.is_empty() { "independent blocks".to_owned() } else { parts.join(", ") };
+    let neighbours = match retrieval.source {
+        NeighbourSource::Database if retrieval.exclude_self => format!("{}, never itself", retrieval.neighbours),
+        NeighbourSource::Database => format!("{}, itself allowed", retrieval.neighbours),
+        NeighbourSource::Noise => "none: noise in their place".to_owned(),
+    };
+    Ok(vec![
+        row("name", printable(&manifest.name)),
+        row("licence", printable(&manifest.licence)),
+        row("pictures", format!("{}×{} pixels", manifest.image.width, manifest.image.height)),
+        row("latent", format!("{}×{}×{}", latent.channels, latent.height, latent.width)),
+        row("blocks", format!("{rows}×{cols} of {}×{} cells", block.height, block.width)),
+        row("coherence", mode),
+        row("neighbours", neighbours),
+        row("codebook", format!("{} entries", manifest.latent.codebook_size)),
+        row("diffusion", format!("{} timesteps, {} schedule", diffusion.timesteps, word(&diffusion.schedule)?)),
+        row("predicts", word(&diffusion.prediction)?),
+        row("sampler", format!("{}, {} steps", word(&diffusion.sampler)?, diffusion.steps)),
+        row("encoder", if manifest.networks.encoder.is_some() { "yes" } else { "no" }),
+    ])
+}
+
+fn row(key: &str, value: impl Into<String>) -> (String, String) {
+    (format!("{key:10}"), value.into())
+}
+
+fn print_map<'a>(title: &str, map: impl IntoIterator<Item = (&'a String, &'a Value)>, console: &Console) -> Result<()> {
+    let rows: Vec<_> = map.into_iter().map(|(key, value)| (format!("  {}", printable(key)), plain(value))).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    console.print(format_args!("\n{title}"))?;
+    print_rows(&rows, console)
+}
+
+fn print_rows(rows: &[(String, String)], console: &Console) -> Result<()> {
+    let width = rows.iter().map(|(key, _)| key.chars().count()).max().unwrap_or(0);
+    rows.iter().try_for_each(|(key, value)| console.print(format_args!("{key:width$}  {value}")))
+}
+
+/// Prints a JSON object as it is or as rows.
+fn print_fields(value: &Value, console: &Console) -> Result<()> {
+    if console.json { console.print_json(value) } else { print_rows(&fields(value)?, console) }
+}
+
+/// The fields of `value`, a struct, by name.
+fn fields(value: &impl Serialize) -> Result<Vec<(String, String)>> {
+    match serde_json::to_value(value).map_err(|e| Error::Internal(e.to_string()))? {
+        Value::Object(map) => Ok(map.iter().map(|(key, value)| (key.clone(), plain(value))).collect()),
+        _ => Err(Error::Internal("a struct was expected".into())),
+    }
+}
+
+/// The name that manifests give to `value`.
+fn word(value: &impl Serialize) -> Result<String> {
+    Ok(plain(&serde_json::to_value(value).map_err(|e| Error::Internal(e.to_string()))?))
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => printable(text),
+        other => other.to_string(),
+    }
+}
+
+/// `text` without what would move the cursor or colour the terminal: it comes from a file.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_cannot_steer_the_terminal() {
+        assert_eq!(printable("a\x1b[2Jb\nc\u{9b}d"), "a\u{fffd}[2Jb\nc\u{fffd}d");
+        assert_eq!(plain(&json!({"a": "\u{1b}"})), r#"{"a":"\u001b"}"#);
+    }
+}
