@@ -1,7 +1,14 @@
 //! The offline trainer of rissole bundles.
 
 pub mod backend;
+pub mod bench_step;
+pub mod data;
+pub mod evaluate;
+pub mod export;
 pub mod model;
+pub mod plot;
 pub mod random;
+pub mod recipe;
+pub mod stages;
 pub mod tape;
 pub mod train;

@@ -1,56 +1,97 @@
-//! temporary driver
-use rissole_train::{backend::cpu::Cpu, train::vqgan::*};
-fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    let config: VqganTraining = toml::from_str(&std::fs::read_to_string(&args[1]).unwrap()).unwrap();
-    let mut files: Vec<_> = std::fs::read_dir(&args[2])
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .filter(|p| p.extension().is_some_and(|e| e == "png"))
-        .collect();
-    files.sort();
-    let limit: usize = args[4].parse().unwrap();
-    files.truncate(limit);
-    let mut pixels = Vec::new();
-    for f in &files {
-        pixels.extend_from_slice(image::open(f).unwrap().to_rgb8().as_raw());
+//! `rissole-train`: from a folder of pictures to a bundle.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+use clap::{Args, Parser, Subcommand};
+use rissole::{Error, Result};
+use rissole_train::bench_step::{self, BenchArgs};
+use rissole_train::evaluate::{self, EvaluateArgs};
+use rissole_train::recipe::Recipe;
+use rissole_train::stages::{INTERRUPTED, Run, Stage};
+
+/// Trains rissole bundles: prepares pictures, trains the VQ-GAN and the block denoiser, builds database and
+/// index, quantizes, exports ONNX, writes and verifies the bundle, and measures it.
+///
+/// Interrupted at any moment and started again, a run goes on from its last checkpoint.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+#[command(after_help = "Examples:\n  rissole-train run tools/recipes/avatars64.toml --bundle models/avatars64\n  \
+    rissole-train stage denoiser tools/recipes/avatars64.toml\n\n\
+    Exit codes: 0 ok, 2 usage, 3 bad file, 5 I/O, 130 interrupted.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Threads; 0: all.
+    #[arg(long, global = true, default_value_t = 0)]
+    threads: usize,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Do all stages of a recipe that are not done yet.
+    Run(RunArgs),
+    /// Do one stage of a recipe; those before it must be done.
+    Stage {
+        /// The stage.
+        stage: Stage,
+        #[command(flatten)]
+        run: RunArgs,
+    },
+    /// Measure a bundle: Fréchet distance, KID, seam ratio, copy distance, sample grid, report.
+    Evaluate(Box<EvaluateArgs>),
+    /// Time a training step of the block U-Net; prints JSON.
+    BenchStep(BenchArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// The recipe.
+    recipe: PathBuf,
+    /// Folder of runs; this one's checkpoints go to RUNS/NAME.
+    #[arg(long, default_value = "runs")]
+    runs: PathBuf,
+    /// Folder of the bundle; default RUNS/NAME/bundle.
+    #[arg(long)]
+    bundle: Option<PathBuf>,
+}
+
+impl RunArgs {
+    fn open(&self) -> Result<Run> {
+        Run::new(Recipe::load(&self.recipe)?, &self.runs, self.bundle.clone())
     }
-    let n = files.len();
-    let len = 64 * 64 * 3;
-    let cpu = Cpu::default();
-    let mut tr = VqganTrainer::new(&cpu, &config, 1);
-    let ckpt = std::path::PathBuf::from(&args[3]);
-    tr.resume(&ckpt).unwrap();
-    eprintln!("{} parameters, step {}", tr.parameters(), tr.step);
-    let start = std::time::Instant::now();
-    let mut sums = [0.0; 5];
-    let mut count = 0.0;
-    while tr.step < config.steps {
-        let mut batch = Vec::with_capacity(config.batch * len);
-        for _ in 0..config.batch {
-            let i = tr.random.below(n);
-            batch.extend(pixels[i * len..][..len].iter().map(|&p| f32::from(p) / 127.5 - 1.0));
-        }
-        let l = tr.train(&batch, 64, 64);
-        for (s, v) in sums.iter_mut().zip([l.absolute, l.squared, l.commitment, l.adversarial_weight, l.discriminator])
-        {
-            *s += v;
-        }
-        count += 1.0;
-        if tr.step % 50 == 0 {
-            println!(
-                "{} {:.0}s {:?} revived {}",
-                tr.step,
-                start.elapsed().as_secs_f64(),
-                sums.map(|s| (s / count * 1e5).round() / 1e5),
-                l.revived
-            );
-            sums = [0.0; 5];
-            count = 0.0;
-        }
-        if tr.step % 250 == 0 {
-            tr.save(&ckpt).unwrap();
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,rissole_train=info"))
+        .format_timestamp(None)
+        .init();
+    match work(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rissole-train: {error}");
+            ExitCode::from(error.exit_code())
         }
     }
-    tr.save(&ckpt).unwrap();
+}
+
+fn work(cli: Cli) -> Result<()> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(cli.threads)
+        .build_global()
+        .map_err(|e| Error::Internal(e.to_string()))?;
+    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)).map_err(|e| Error::Internal(e.to_string()))?;
+    match cli.command {
+        Command::Run(args) => {
+            let run = args.open()?;
+            Stage::ALL.into_iter().try_for_each(|stage| run.stage(stage))?;
+            log::info!("done: {}", run.bundle_dir().display());
+            Ok(())
+        }
+        Command::Stage { stage, run } => run.open()?.stage(stage),
+        Command::Evaluate(args) => evaluate::run(&args, &INTERRUPTED),
+        Command::BenchStep(args) => bench_step::run(&args),
+    }
 }

@@ -6,6 +6,7 @@ use crate::random::Random;
 
 /// Checks the gradients of `build`'s output, weighted by fixed random values and summed, with respect to the
 /// inputs and to every parameter.
+#[allow(clippy::needless_range_loop)] // the closures write the element they index
 fn check(inputs: &[Shape], params: &[Shape], build: impl Fn(&mut Tape<Cpu>, &[NodeId], &[NodeId]) -> NodeId) {
     let cpu = Cpu::default();
     let mut random = Random::new(11);

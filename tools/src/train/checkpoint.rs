@@ -4,9 +4,9 @@
 //! of all before it. Written to a temporary name and renamed.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 
+use rissole::atomic_file::write_atomically;
 use rissole::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -123,7 +123,7 @@ impl Checkpoint {
         }
         let hash = blake3::hash(&bytes);
         bytes.extend_from_slice(hash.as_bytes());
-        write_atomically(path, &bytes)
+        write_atomically(path, |out| out.write_all(&bytes))
     }
 
     /// Reads a checkpoint, or gives `None` where there is none.
@@ -162,21 +162,6 @@ impl Checkpoint {
         }
         Ok(Self { step: header.step, settings: header.settings, random: header.random, tensors })
     }
-}
-
-/// Writes `bytes` beside `path`, syncs, renames.
-fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = path.with_extension("tmp");
-    let write = || {
-        let mut file = std::fs::File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    };
-    write().map_err(|e| {
-        let _ = std::fs::remove_file(&temporary);
-        Error::io(path, e)
-    })
 }
 
 #[cfg(test)]

@@ -144,7 +144,8 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         self.set.clear_grads(self.backend);
         let mut tape = Tape::new(self.backend, &mut self.set);
         let condition = record_conditioner(&mut tape, &self.shape, &self.conditioner, batch, false);
-        let prediction = record_denoiser(&mut tape, &self.shape, &self.denoiser, batch, condition, false);
+        let (noisy, timestep, position) = denoiser_inputs(&mut tape, &self.shape, batch, false);
+        let prediction = self.denoiser.apply(&mut tape, noisy, timestep, position, condition);
         let predicted = tape.value(prediction);
         let (loss, grad) = weighted_squared_error(&predicted, &batch.target, &batch.weights);
         tape.seed(prediction, &grad);
@@ -155,16 +156,17 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         loss
     }
 
-    /// Weighted mean squared error of the averaged weights, without training.
-    pub fn validate(&mut self, batch: &Batch) -> f64 {
+    /// What the averaged weights predict for `batch`, without training.
+    pub fn predict(&mut self, batch: &Batch) -> Vec<f32> {
         self.set.swap_averages();
         let mut tape = Tape::new(self.backend, &mut self.set);
         let condition = record_conditioner(&mut tape, &self.shape, &self.conditioner, batch, false);
-        let prediction = record_denoiser(&mut tape, &self.shape, &self.denoiser, batch, condition, false);
+        let (noisy, timestep, position) = denoiser_inputs(&mut tape, &self.shape, batch, false);
+        let prediction = self.denoiser.apply(&mut tape, noisy, timestep, position, condition);
         let predicted = tape.value(prediction);
         drop(tape);
         self.set.swap_averages();
-        weighted_squared_error(&predicted, &batch.target, &batch.weights).0
+        predicted
     }
 
     /// The networks with averaged weights, for export.
@@ -236,9 +238,10 @@ impl<B: Backend> TrainedDenoiser<'_, B> {
     pub fn record_denoiser(&mut self) -> (Tape<'_, B>, NodeId) {
         let (batch, window) = (blank(&self.shape), self.shape.grid.window());
         let mut tape = Tape::new(self.backend, &mut self.set);
+        let (noisy, timestep, position) = denoiser_inputs(&mut tape, &self.shape, &batch, true);
         let shape = [1, window.height, window.width, self.width];
         let condition = tape.input("condition", shape, &vec![0.0; window.cells() * self.width]);
-        let prediction = record_denoiser(&mut tape, &self.shape, &self.denoiser, &batch, condition, true);
+        let prediction = self.denoiser.apply(&mut tape, noisy, timestep, position, condition);
         (tape, prediction)
     }
 }
@@ -278,23 +281,20 @@ fn record_conditioner<B: Backend>(
     conditioner.apply(tape, inputs)
 }
 
-/// Records the denoiser.
-fn record_denoiser<B: Backend>(
+/// Records the denoiser's inputs but the condition.
+fn denoiser_inputs<B: Backend>(
     tape: &mut Tape<B>,
     shape: &DenoiserShape,
-    denoiser: &Denoiser,
     batch: &Batch,
-    condition: NodeId,
     named: bool,
-) -> NodeId {
+) -> (NodeId, NodeId, Option<NodeId>) {
     let (n, window) = (batch.timesteps.len(), shape.grid.window());
-    let name = |name: &'static str| if named { name } else { "" };
-    let noisy = tape.input(name("latent"), [n, window.height, window.width, shape.noisy_channels()], &batch.noisy);
-    let timestep = tape.input(name("timestep"), [n, 1, 1, 1], &batch.timesteps);
-    let position = shape
-        .position_embedding
-        .then(|| tape.input(name("position"), [n, 1, 1, shape.grid.positions()], &batch.positions));
-    denoiser.apply(tape, noisy, timestep, position, condition)
+    let mut input = |name: &str, shape, values: &[f32]| tape.input(if named { name } else { "" }, shape, values);
+    let noisy = input("latent", [n, window.height, window.width, shape.noisy_channels()], &batch.noisy);
+    let timestep = input("timestep", [n, 1, 1, 1], &batch.timesteps);
+    let position =
+        shape.position_embedding.then(|| input("position", [n, 1, 1, shape.grid.positions()], &batch.positions));
+    (noisy, timestep, position)
 }
 
 /// Mean over samples of `weight · mean (predicted − target)²`, and its gradient.

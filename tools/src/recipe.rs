@@ -1,0 +1,132 @@
+//! Recipes: one TOML file says everything about a bundle, from the pictures to the card.
+
+use std::path::{Path, PathBuf};
+
+use rissole::bundle::manifest::SamplerKind;
+use rissole::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::data::Source;
+use crate::export::Weights;
+use crate::train::denoiser::DenoiserTraining;
+use crate::train::vqgan::VqganTraining;
+
+/// A recipe. Unknown keys are refused, so that a typo is not a silent default.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Name of the bundle, and of the run's folder.
+    pub name: String,
+    /// Terms of weights and database.
+    pub licence: String,
+    /// Seed of everything random in training.
+    pub seed: u64,
+    /// The pictures.
+    pub data: Data,
+    /// The autoencoder.
+    pub vqgan: VqganTraining,
+    /// The denoiser, its blocks and its neighbours.
+    pub denoiser: DenoiserTraining,
+    /// How the bundle is sampled by default.
+    pub sampling: Sampling,
+    /// How the networks are written.
+    pub export: Export,
+}
+
+/// The pictures and their split.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// Where they are; a relative path starts at the recipe's folder.
+    pub source: Source,
+    /// Pictures held out for validation.
+    pub validation: usize,
+    /// Hold out the last pictures instead of random ones.
+    #[serde(default)]
+    pub hold_out_last: bool,
+    /// Seed of the split.
+    pub split_seed: u64,
+    /// What the pictures are and whose, for the manifest.
+    pub description: String,
+}
+
+/// Defaults of sampling.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sampling {
+    /// Sampler.
+    pub sampler: SamplerKind,
+    /// Steps.
+    pub steps: usize,
+    /// Whether a sampled latent is snapped to the codebook before it is decoded.
+    pub snap_to_codebook: bool,
+}
+
+/// How the networks are written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Export {
+    /// Precision of the weights.
+    pub weights: Weights,
+}
+
+impl Recipe {
+    /// Reads and checks a recipe.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::File`] naming the line or the setting at fault.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let mut recipe: Self = toml::from_str(&text).map_err(|e| Error::file(path, e.to_string()))?;
+        recipe.check().map_err(|e| Error::file(path, e.to_string()))?;
+        let home = path.parent().unwrap_or(Path::new("."));
+        recipe.data.source.path = home.join(&recipe.data.source.path);
+        Ok(recipe)
+    }
+
+    fn check(&self) -> Result<()> {
+        let fault = |text: &str| Err(Error::Usage(text.to_owned()));
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(plain) {
+            return fault("name must be letters, digits, - _ .");
+        }
+        let model = &self.vqgan.model;
+        if model.widths.is_empty() || model.widths.len() > 5 || model.widths.len() != model.residuals.len() {
+            return fault("vqgan.model.widths and residuals must be 1…5 numbers each, as many of one as of the other");
+        }
+        if !self.data.source.size.is_multiple_of(model.downsampling()) {
+            return fault("data.source.size must divide by 2 for every level of the VQ-GAN");
+        }
+        if !(1..=65_536).contains(&model.codebook_size) || self.denoiser.thumbnail_codebook_size > 65_536 {
+            return fault("a codebook must have 1…65536 entries");
+        }
+        if self.vqgan.batch == 0 || self.denoiser.batch == 0 {
+            return fault("a batch must hold at least one sample");
+        }
+        if self.vqgan.quantize_from >= self.vqgan.steps {
+            return fault("vqgan.quantize_from must be below vqgan.steps");
+        }
+        if self.denoiser.thumbnail != (self.denoiser.thumbnail_codebook_size > 0) {
+            return fault("denoiser.thumbnail and thumbnail_codebook_size come together");
+        }
+        if self.denoiser.thumbnail && !self.denoiser.position_embedding {
+            return fault("denoiser.thumbnail needs position_embedding");
+        }
+        if self.denoiser.previous_block && self.denoiser.margin > 0 {
+            return fault("denoiser.previous_block needs margin 0");
+        }
+        self.denoiser.shape(self.latent_shape())?;
+        Ok(())
+    }
+
+    /// Shape of a latent of this recipe.
+    pub fn latent_shape(&self) -> rissole::LatentShape {
+        let side = self.data.source.size / self.vqgan.model.downsampling();
+        rissole::LatentShape { channels: self.vqgan.model.latent_channels, height: side, width: side }
+    }
+
+    /// The run's folder below `runs`.
+    pub fn run_dir(&self, runs: &Path) -> PathBuf {
+        runs.join(&self.name)
+    }
+}

@@ -1,0 +1,186 @@
+//! The stages of a run, from pictures to a bundle. Each leaves a file in the run's folder and is skipped when
+//! that file is there and made with the same settings; an interrupted stage goes on from its checkpoint.
+
+mod bundle;
+mod curve;
+mod database;
+mod denoiser;
+mod vqgan;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rissole::{Error, Result};
+
+use crate::data::{self, Dataset, Split};
+use crate::recipe::Recipe;
+use crate::train::checkpoint::settings_hash;
+
+/// Set by Ctrl-C; training loops save and stop.
+pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// The stages in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Stage {
+    /// Decode the pictures and split them.
+    Prepare,
+    /// Train the VQ-GAN.
+    Vqgan,
+    /// Encode the database.
+    Encode,
+    /// Build the index.
+    Index,
+    /// Train the denoiser.
+    Denoiser,
+    /// Quantize, export and write the bundle.
+    Export,
+}
+
+impl Stage {
+    /// All stages in order.
+    pub const ALL: [Self; 6] = [Self::Prepare, Self::Vqgan, Self::Encode, Self::Index, Self::Denoiser, Self::Export];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Prepare => "prepare",
+            Self::Vqgan => "vqgan",
+            Self::Encode => "encode",
+            Self::Index => "index",
+            Self::Denoiser => "denoiser",
+            Self::Export => "export",
+        }
+    }
+}
+
+/// A recipe and the folder its files are in.
+#[derive(Debug)]
+pub struct Run {
+    recipe: Recipe,
+    dir: PathBuf,
+    bundle_dir: PathBuf,
+}
+
+impl Run {
+    /// A run in `runs/NAME`, whose bundle goes to `bundle_dir`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder cannot be made.
+    pub fn new(recipe: Recipe, runs: &Path, bundle_dir: Option<PathBuf>) -> Result<Self> {
+        let dir = recipe.run_dir(runs);
+        std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;
+        let bundle_dir = bundle_dir.unwrap_or_else(|| dir.join("bundle"));
+        Ok(Self { recipe, dir, bundle_dir })
+    }
+
+    /// Where the bundle goes.
+    pub fn bundle_dir(&self) -> &Path {
+        &self.bundle_dir
+    }
+
+    /// Does `stage` unless it is done.
+    ///
+    /// # Errors
+    /// Whatever the stage meets; [`Error::Interrupted`] after Ctrl-C, with everything saved.
+    pub fn stage(&self, stage: Stage) -> Result<()> {
+        let name = stage.name();
+        let settings = self.settings(stage)?;
+        if self.done()?.get(name) == Some(&settings) && self.product(stage).exists() {
+            log::info!("{name}: done before");
+            return Ok(());
+        }
+        log::info!("{name}: {}", self.product(stage).display());
+        match stage {
+            Stage::Prepare => self.prepare()?,
+            Stage::Vqgan => self.train_vqgan()?,
+            Stage::Encode => self.encode()?,
+            Stage::Index => self.build_index()?,
+            Stage::Denoiser => self.train_denoiser()?,
+            Stage::Export => self.export()?,
+        }
+        let mut done = self.done()?;
+        done.insert(name.to_owned(), settings);
+        let text = serde_json::to_vec_pretty(&done).map_err(|e| Error::Internal(e.to_string()))?;
+        write_file(&self.dir.join("done.json"), &text)
+    }
+
+    /// The file or folder that a stage leaves.
+    fn product(&self, stage: Stage) -> PathBuf {
+        match stage {
+            Stage::Prepare => self.dir.join("dataset.bin"),
+            Stage::Vqgan => self.dir.join("vqgan.ckpt"),
+            Stage::Encode => self.dir.join("blocks.rsdb"),
+            Stage::Index => self.dir.join("blocks.rshn"),
+            Stage::Denoiser => self.dir.join("denoiser.ckpt"),
+            Stage::Export => self.bundle_dir.clone(),
+        }
+    }
+
+    /// Hash of all settings that the stage's product depends on.
+    fn settings(&self, stage: Stage) -> Result<String> {
+        let r = &self.recipe;
+        let data = (&r.seed, &r.data);
+        let d = &r.denoiser;
+        let blocks = (d.rows, d.cols, d.thumbnail, d.thumbnail_codebook_size);
+        Ok(match stage {
+            Stage::Prepare => settings_hash(&data),
+            Stage::Vqgan => settings_hash(&(data, &r.vqgan)),
+            Stage::Encode | Stage::Index => settings_hash(&(data, &r.vqgan, blocks)),
+            Stage::Denoiser => settings_hash(&(data, &r.vqgan, d)),
+            // A denoiser that was exported half trained is exported again when it has trained on.
+            Stage::Export => settings_hash(&(r, self.denoiser_steps()?)),
+        })
+    }
+
+    fn done(&self) -> Result<BTreeMap<String, String>> {
+        let path = self.dir.join("done.json");
+        match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| Error::file(&path, e.to_string())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+            Err(e) => Err(Error::io(&path, e)),
+        }
+    }
+
+    fn prepare(&self) -> Result<()> {
+        let bar = progress("pictures", 0);
+        let dataset = data::load(&self.recipe.data.source, &mut |done, total| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        })?;
+        bar.finish_and_clear();
+        for (file, fault) in &dataset.skipped {
+            log::warn!("skipped {file}: {fault}");
+        }
+        log::info!("{} pictures, {} skipped", dataset.names.len(), dataset.skipped.len());
+        dataset.save(&self.product(Stage::Prepare))
+    }
+
+    fn dataset(&self) -> Result<(Dataset, Split)> {
+        let dataset = Dataset::load_prepared(&self.product(Stage::Prepare))?;
+        let d = &self.recipe.data;
+        let split = data::split(dataset.names.len(), d.validation, d.split_seed, d.hold_out_last)?;
+        Ok((dataset, split))
+    }
+}
+
+/// A progress bar on stderr for `total` steps; silent where stderr is no terminal.
+fn progress(what: &'static str, total: u64) -> indicatif::ProgressBar {
+    let style = indicatif::ProgressStyle::with_template("{prefix:>10} {wide_bar} {pos}/{len} {eta} {msg}")
+        .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());
+    indicatif::ProgressBar::new(total).with_style(style).with_prefix(what)
+}
+
+fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// Writes a small file in one piece.
+fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    rissole::atomic_file::write_atomically(path, |out| out.write_all(bytes))
+}
+
+/// Pixels of one picture in −1…1.
+fn normalised(dataset: &Dataset, image: usize) -> impl Iterator<Item = f32> + '_ {
+    let len = dataset.width * dataset.height * 3;
+    dataset.pixels[image * len..][..len].iter().map(|&p| f32::from(p) / 127.5 - 1.0)
+}
