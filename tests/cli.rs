@@ -422,18 +422,20 @@ fn a_closed_pipe_is_no_error() {
 
 #[cfg(unix)]
 #[test]
-fn ctrl_c_ends_with_130_and_leaves_only_whole_pictures() {
+fn an_interrupt_ends_with_130_and_leaves_only_whole_pictures() {
     let desk = Desk::new(INDEPENDENT);
-    let mut command = desk.command("sample --model model --seed 0 --count 1000000 --out faces");
-    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    while !desk.path("faces/rissole-1.png").exists() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let ran = Ran::new(child.wait_with_output().unwrap(), "sample …");
-    assert_eq!(ran.code, 130, "{ran:?}");
-    assert!(ran.stderr.ends_with("error: interrupted\n"), "{ran:?}");
-    for name in desk.names_in("faces") {
-        assert!(read_png(&desk.path("faces").join(&name)).is_ok(), "{name}");
+    for signal in ["-INT", "-TERM"] {
+        let mut command = desk.command(&format!("sample --model model --seed 0 --count 1000000 --out faces{signal}"));
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        while child.try_wait().unwrap().is_none() && !desk.path(&format!("faces{signal}/rissole-1.png")).exists() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        let ran = Ran::new(child.wait_with_output().unwrap(), signal);
+        assert_eq!(ran.code, 130, "{ran:?}");
+        assert!(ran.stderr.ends_with("error: interrupted\n"), "{ran:?}");
+        for name in desk.names_in(&format!("faces{signal}")) {
+            assert!(read_png(&desk.path(&format!("faces{signal}/{name}"))).is_ok(), "{name}");
+        }
     }
 }

@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 
 /// Extensions of the picture files that are read, in lower case.
 pub const PICTURE_EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
+/// Largest picture file that is read, in bytes: a decoder may hold all of it.
+const MAX_FILE_BYTES: u64 = 64 << 20;
 /// Longest side of a picture that is decoded, in pixels.
 const MAX_SIDE: u32 = 16_384;
 /// Most memory the decoding of one picture may take, in bytes.
@@ -19,8 +21,8 @@ const MAX_DECODE_BYTES: u64 = 256 << 20;
 /// white where it is transparent, cuts the middle out in the proportions of `size` and resizes that to `size`.
 ///
 /// # Errors
-/// [`Error::Io`] when the file cannot be read, [`Error::File`] when it is no picture, damaged, or larger
-/// than 16,384 pixels a side or 256 MiB decoded.
+/// [`Error::Io`] when the file cannot be read, [`Error::File`] when it is no picture, damaged, or larger than
+/// 64 MiB, 16,384 pixels a side or 256 MiB decoded.
 pub fn read_fitted(path: &Path, size: ImageSize) -> Result<RgbImage> {
     Ok(fit(decode(path)?, size))
 }
@@ -30,6 +32,14 @@ fn decode(path: &Path) -> Result<DynamicImage> {
         ImageError::IoError(e) if e.kind() != std::io::ErrorKind::UnexpectedEof => Error::io(path, e),
         other => Error::file(path, format!("cannot be decoded: {other}")),
     };
+    // A pipe or a device would be read without end, or block.
+    let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+    if !meta.is_file() {
+        return Err(Error::file(path, "is not a regular file"));
+    }
+    if meta.len() > MAX_FILE_BYTES {
+        return Err(Error::file(path, format!("is larger than the {MAX_FILE_BYTES} bytes a picture may have here")));
+    }
     let reader = ImageReader::open(path).and_then(|r| r.with_guessed_format());
     let mut reader = reader.map_err(|e| Error::io(path, e))?;
     let mut limits = Limits::default();
@@ -108,6 +118,9 @@ mod tests {
         let size = ImageSize { width: 2, height: 2 };
         assert_eq!(read_fitted(&path, size).unwrap_err().exit_code(), 3);
         assert_eq!(read_fitted(&dir.join("missing.png"), size).unwrap_err().exit_code(), 5);
+        assert_eq!(read_fitted(&dir, size).unwrap_err().exit_code(), 3);
+        std::fs::File::create(&path).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
+        assert!(read_fitted(&path, size).unwrap_err().to_string().contains("larger than"));
         std::fs::write(&path, b"plain words").unwrap();
         assert_eq!(read_fitted(&path, size).unwrap_err().exit_code(), 3);
     }

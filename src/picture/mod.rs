@@ -107,14 +107,15 @@ pub fn read_png(path: &Path) -> Result<RgbImage> {
 }
 
 fn open_png(path: &Path) -> Result<png::Reader<BufReader<File>>> {
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let meta = file.metadata().map_err(|e| Error::io(path, e))?;
+    // Before opening: to open a pipe may block.
+    let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
     if !meta.is_file() {
-        return Err(Error::file(path, "is not a file"));
+        return Err(Error::file(path, "is not a regular file"));
     }
     if meta.len() > MAX_PNG_BYTES as u64 {
         return Err(Error::file(path, format!("is larger than the {MAX_PNG_BYTES} bytes a PNG may have here")));
     }
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let limits = png::Limits { bytes: MAX_PNG_BYTES };
     let decoder = png::Decoder::new_with_limits(BufReader::new(file), limits);
     decoder.read_info().map_err(|e| png_error(path, e))

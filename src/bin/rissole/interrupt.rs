@@ -1,4 +1,4 @@
-//! Ctrl-C: the first asks the work to stop at its next step, the second ends the program at once.
+//! Ctrl-C (and SIGTERM, SIGHUP): the first asks the work to stop at its next step, the second ends the program at once.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -6,7 +6,7 @@ use rissole::{Error, Result};
 
 static ASKED: AtomicBool = AtomicBool::new(false);
 
-/// Begins to listen for Ctrl-C and SIGTERM.
+/// Begins to listen.
 pub fn listen() -> Result<()> {
     let second = || std::process::exit(i32::from(Error::Interrupted.exit_code()));
     ctrlc::set_handler(move || {

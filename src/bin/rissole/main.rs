@@ -12,7 +12,9 @@ mod sample;
 mod terminal;
 mod verify;
 
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
 
@@ -20,7 +22,7 @@ use clap::{Parser, Subcommand};
 use rissole::budget::CountingAllocator;
 use rissole::{Error, Result};
 
-use terminal::Console;
+use terminal::{Console, STDOUT};
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
@@ -72,7 +74,9 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         // Who closes our stdout has seen enough.
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Error::Io { path, source }) if source.kind() == ErrorKind::BrokenPipe && path == Path::new(STDOUT) => {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             console.error(&error);
             ExitCode::from(error.exit_code())

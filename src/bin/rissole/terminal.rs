@@ -11,6 +11,9 @@ use serde::Serialize;
 
 use crate::args::Words;
 
+/// What errors call stdout.
+pub const STDOUT: &str = "standard output";
+
 /// The two streams and how much goes there.
 #[derive(Debug)]
 pub struct Console {
@@ -53,7 +56,7 @@ impl Console {
     pub fn print(&self, text: impl Display) -> Result<()> {
         let mut stdout = io::stdout().lock();
         let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
-        written.map_err(|e| Error::io("standard output", e))
+        written.map_err(|e| Error::io(STDOUT, e))
     }
 
     /// Prints `value` as JSON on stdout.
