@@ -132,6 +132,13 @@ impl BlockGrid {
         (block / self.cols * b.height, block % self.cols * b.width)
     }
 
+    /// For each cell of block `block` in row-major order, its index in the latent's `H×W` plane.
+    pub fn block_cells(&self, block: usize) -> impl Iterator<Item = usize> + use<> {
+        let (row0, col0) = self.origin(block);
+        let (b, width) = (self.block(), self.latent.width);
+        (0..b.cells()).map(move |i| (row0 + i / b.width) * width + col0 + i % b.width)
+    }
+
     /// For each cell of the window of block `block` in row-major order, the index of that cell in the
     /// latent's `H×W` plane, or `None` outside the picture.
     pub fn window_cells(&self, block: usize) -> impl Iterator<Item = Option<usize>> + use<> {
@@ -247,6 +254,10 @@ mod tests {
     #[test]
     fn a_window_sees_its_surroundings_and_nothing_outside_the_picture() {
         let grid = grid(false, 1);
+        for block in 0..grid.blocks() {
+            let bare = BlockGrid { margin: 0, ..grid };
+            assert!(bare.window_cells(block).eq(bare.block_cells(block).map(Some)));
+        }
         let cells: Vec<_> = grid.window_cells(0).collect();
         assert_eq!(cells[..5], [None, None, None, None, None]);
         assert_eq!(cells[5..8], [Some(0), Some(1), Some(2)]);

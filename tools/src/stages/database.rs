@@ -70,19 +70,9 @@ impl Run {
 
 /// Codes of whole latents (`N × H·W`) → codes of each block position (`N × h·w`).
 fn block_codes(grid: &BlockGrid, codes: &[u32]) -> Vec<Vec<u16>> {
-    let (block, width) = (grid.block(), grid.latent().width);
-    (0..grid.blocks())
-        .map(|b| {
-            let (row0, col0) = grid.origin(b);
-            codes
-                .chunks_exact(grid.latent().cells())
-                .flat_map(|latent| {
-                    (0..block.cells()).map(move |i| latent[(row0 + i / block.width) * width + col0 + i % block.width])
-                })
-                .map(|code| code as u16)
-                .collect()
-        })
-        .collect()
+    let latents = || codes.chunks_exact(grid.latent().cells());
+    let of_block = |block| latents().flat_map(move |l| grid.block_cells(block).map(|cell| l[cell] as u16)).collect();
+    (0..grid.blocks()).map(of_block).collect()
 }
 
 /// Averages of the cells under each thumbnail cell, `N × h·w × C`.

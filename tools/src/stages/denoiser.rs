@@ -90,7 +90,7 @@ impl Run {
         for image in 0..images {
             for block in 0..grid.blocks() {
                 let row = database.code_row(image, grid.position_of(block))?;
-                for (cell, code) in grid_cells(&grid, block).zip(row.iter()) {
+                for (cell, code) in grid.block_cells(block).zip(row.iter()) {
                     codes[image as usize * cells + cell] = code as u16;
                 }
             }
@@ -128,13 +128,6 @@ impl Run {
             .collect::<Result<_>>()?;
         Ok(found.concat())
     }
-}
-
-/// Cells of a block within the latent's plane, row by row.
-fn grid_cells(grid: &rissole::BlockGrid, block: usize) -> impl Iterator<Item = usize> + use<> {
-    let (row0, col0) = grid.origin(block);
-    let (b, width) = (grid.block(), grid.latent().width);
-    (0..b.cells()).map(move |i| (row0 + i / b.width) * width + col0 + i % b.width)
 }
 
 /// What brings the database's latents to unit standard deviation, over at most 2,000 of its pictures.

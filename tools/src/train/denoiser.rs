@@ -156,19 +156,6 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         loss
     }
 
-    /// What the averaged weights predict for `batch`, without training.
-    pub fn predict(&mut self, batch: &Batch) -> Vec<f32> {
-        self.set.swap_averages();
-        let mut tape = Tape::new(self.backend, &mut self.set);
-        let condition = record_conditioner(&mut tape, &self.shape, &self.conditioner, batch, false);
-        let (noisy, timestep, position) = denoiser_inputs(&mut tape, &self.shape, batch, false);
-        let prediction = self.denoiser.apply(&mut tape, noisy, timestep, position, condition);
-        let predicted = tape.value(prediction);
-        drop(tape);
-        self.set.swap_averages();
-        predicted
-    }
-
     /// The networks with averaged weights, for export.
     pub fn into_averaged(mut self) -> TrainedDenoiser<'a, B> {
         self.set.swap_averages();

@@ -268,16 +268,6 @@ impl<B: Backend> Vqgan<'_, B> {
         let image = self.decoder.apply(&mut tape, input).image;
         (tape, image)
     }
-
-    /// Pictures of quantized latents `[N,height,width,C]`, as `[N,d·height,d·width,3]`.
-    pub fn decode(&mut self, latents: &[f32], height: usize, width: usize) -> Vec<f32> {
-        let c = self.codebook.channels;
-        let batch = latents.len() / (height * width * c);
-        let mut tape = Tape::new(self.backend, &mut self.set);
-        let input = tape.input("latent", [batch, height, width, c], latents);
-        let image = self.decoder.apply(&mut tape, input).image;
-        tape.value(image)
-    }
 }
 
 fn mean_square(differences: impl Iterator<Item = f32>, count: usize) -> f64 {
