@@ -29,8 +29,8 @@ pub struct BenchArgs {
     #[arg(long, default_value_t = 2)]
     residuals: usize,
     /// Steps timed, after two that are not.
-    #[arg(long, default_value_t = 10)]
-    steps: usize,
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
 }
 
 /// Times the steps and prints one JSON object.

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use clap::{Args, Parser, Subcommand};
 use rissole::{Error, Result};
 use rissole_train::bench_step::{self, BenchArgs};
+use rissole_train::evaluate::features::FeatureArgs;
 use rissole_train::evaluate::{self, EvaluateArgs};
 use rissole_train::recipe::Recipe;
 use rissole_train::stages::{INTERRUPTED, Run, Stage};
@@ -18,7 +19,8 @@ use rissole_train::stages::{INTERRUPTED, Run, Stage};
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 #[command(after_help = "Examples:\n  rissole-train run tools/recipes/avatars64.toml --bundle models/avatars64\n  \
-    rissole-train stage denoiser tools/recipes/avatars64.toml\n\n\
+    rissole-train stage denoiser tools/recipes/avatars64.toml\n  \
+    rissole-train run my.toml --features inception.onnx --feature-output pool\n\n\
     Exit codes: 0 ok, 2 usage, 3 bad file, 5 I/O, 130 interrupted.")]
 struct Cli {
     #[command(subcommand)]
@@ -55,11 +57,14 @@ struct RunArgs {
     /// Folder of the bundle; default RUNS/NAME/bundle.
     #[arg(long)]
     bundle: Option<PathBuf>,
+    /// How the features of the evaluation are made.
+    #[command(flatten)]
+    features: FeatureArgs,
 }
 
 impl RunArgs {
-    fn open(&self) -> Result<Run> {
-        Run::new(Recipe::load(&self.recipe)?, &self.runs, self.bundle.clone())
+    fn open(self) -> Result<Run> {
+        Run::new(Recipe::load(&self.recipe)?, &self.runs, self.bundle, self.features)
     }
 }
 
@@ -91,7 +96,7 @@ fn work(cli: Cli) -> Result<()> {
             Ok(())
         }
         Command::Stage { stage, run } => run.open()?.stage(stage),
-        Command::Evaluate(args) => evaluate::run(&args, &INTERRUPTED),
+        Command::Evaluate(args) => evaluate::run(&args, &INTERRUPTED).map(drop),
         Command::BenchStep(args) => bench_step::run(&args),
     }
 }

@@ -7,6 +7,7 @@ use rissole::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::data::Source;
+use crate::evaluate::samples::Setting;
 use crate::export::Weights;
 use crate::train::denoiser::DenoiserTraining;
 use crate::train::vqgan::VqganTraining;
@@ -31,6 +32,12 @@ pub struct Recipe {
     pub sampling: Sampling,
     /// How the networks are written.
     pub export: Export,
+    /// What is measured of the bundle.
+    pub evaluation: Evaluation,
+    /// Markdown with which the model card begins: what the pictures are, whose, what the bundle is poor at; a
+    /// relative path starts at the recipe's folder.
+    #[serde(default)]
+    pub about: Option<PathBuf>,
 }
 
 /// The pictures and their split.
@@ -70,6 +77,17 @@ pub struct Export {
     pub weights: Weights,
 }
 
+/// What is measured of the bundle, against the pictures held out for validation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluation {
+    /// Samples of each setting.
+    pub samples: usize,
+    /// Samplers and their steps, like `dpm++2m:20`; none: the bundle's default.
+    #[serde(default)]
+    pub samplers: Vec<Setting>,
+}
+
 impl Recipe {
     /// Reads and checks a recipe.
     ///
@@ -81,6 +99,7 @@ impl Recipe {
         recipe.check().map_err(|e| Error::file(path, e.to_string()))?;
         let home = path.parent().unwrap_or(Path::new("."));
         recipe.data.source.path = home.join(&recipe.data.source.path);
+        recipe.about = recipe.about.map(|about| home.join(about));
         Ok(recipe)
     }
 
@@ -102,6 +121,9 @@ impl Recipe {
         }
         if self.vqgan.batch == 0 || self.denoiser.batch == 0 {
             return fault("a batch must hold at least one sample");
+        }
+        if self.evaluation.samples < 2 {
+            return fault("evaluation.samples must be at least 2");
         }
         if self.vqgan.quantize_from >= self.vqgan.steps {
             return fault("vqgan.quantize_from must be below vqgan.steps");

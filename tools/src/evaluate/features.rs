@@ -9,6 +9,7 @@ use std::sync::Arc;
 use image::RgbImage;
 use rayon::prelude::*;
 use rissole::{Error, Result};
+use serde::Serialize;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::infer::{Factoid, InferenceModelExt};
 
@@ -16,7 +17,7 @@ use super::cache::Cache;
 use super::vectors::Vectors;
 
 /// Which network gives the features and how pictures are put into it.
-#[derive(Debug, Clone, PartialEq, clap::Args)]
+#[derive(Debug, Clone, PartialEq, Serialize, clap::Args)]
 pub struct FeatureArgs {
     /// ONNX network whose output serves as features; without it there is no Fréchet distance and no KID
     #[arg(long = "features", value_name = "FILE")]

@@ -253,8 +253,11 @@ fn method(page: &mut String, report: &Report) {
     for (name, text) in features.into_iter().flatten().chain(others) {
         let _ = writeln!(page, "<dt>{name}</dt><dd>{}</dd>", escape(&text));
     }
-    let _ =
-        write!(page, "</dl>\n<p class=\"note\">Manifest BLAKE3 {}.</p>\n</section>\n", escape(&report.manifest_blake3));
+    let _ = write!(
+        page,
+        "</dl>\n<p class=\"note\">BLAKE3 of the bundle's list of files {}.</p>\n</section>\n",
+        escape(&report.files_blake3)
+    );
 }
 
 /// Two decimals, or three where there is nothing before the point.

@@ -21,7 +21,7 @@ use image::RgbImage;
 use indicatif::{ProgressBar, ProgressStyle};
 use rissole::bundle::Bundle;
 use rissole::store::BlockDatabase;
-use rissole::{Error, Result};
+use rissole::{Error, Manifest, Result};
 
 use crate::data::{self, Dataset, Source};
 use crate::random::Random;
@@ -80,13 +80,13 @@ pub struct EvaluateArgs {
     pub out: PathBuf,
 }
 
-/// Measures a bundle and writes the report. Samples and features are kept in the report's folder, so what was
+/// Measures a bundle, writes the report and returns it. Samples and features are kept in the report's folder, so what was
 /// interrupted goes on when started again. Stops when `interrupted` becomes true.
 ///
 /// # Errors
 /// Those of the bundle, of the pictures, of the feature network, and of the files written;
 /// [`Error::Interrupted`].
-pub fn run(args: &EvaluateArgs, interrupted: &AtomicBool) -> Result<()> {
+pub fn run(args: &EvaluateArgs, interrupted: &AtomicBool) -> Result<Report> {
     let bundle = Bundle::open(&args.model)?;
     let network = args.features.network.as_ref().map(|path| FeatureNetwork::open(path, &args.features)).transpose()?;
     let curves = args.curves.iter().map(|path| read_curve(path)).collect::<Result<Vec<_>>>()?;
@@ -114,7 +114,7 @@ pub fn run(args: &EvaluateArgs, interrupted: &AtomicBool) -> Result<()> {
     let gallery = gallery(sets, &rows, &training, &held_out);
     let report = Report {
         bundle: bundle.manifest.name.clone(),
-        manifest_blake3: manifest_hash(&bundle)?,
+        files_blake3: files_hash(&bundle.manifest)?,
         data: args.data.file_name().unwrap_or(args.data.as_os_str()).to_string_lossy().into_owned(),
         training_pictures: training.len(),
         database_pictures: BlockDatabase::open(bundle.path_of(&bundle.manifest.database))?.images() as usize,
@@ -131,7 +131,7 @@ pub fn run(args: &EvaluateArgs, interrupted: &AtomicBool) -> Result<()> {
     };
     report.write(&args.out, &gallery, &curves)?;
     log::info!("wrote {}", args.out.join("report.html").display());
-    Ok(())
+    Ok(report)
 }
 
 /// The training and the held-out pictures.
@@ -246,10 +246,9 @@ fn read_curve(path: &Path) -> Result<(String, report::Curve)> {
     Ok((name, report::parse_curve(path, &text)?))
 }
 
-fn manifest_hash(bundle: &Bundle) -> Result<String> {
-    let path = bundle.path_of(Bundle::MANIFEST);
-    let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-    Ok(blake3::hash(&bytes).to_hex().to_string())
+fn files_hash(manifest: &Manifest) -> Result<String> {
+    let files = serde_json::to_vec(&manifest.files).map_err(|e| Error::Internal(e.to_string()))?;
+    Ok(blake3::hash(&files).to_hex().to_string())
 }
 
 /// A progress bar on stderr that begins anew with every stage; where stderr is no terminal, a line of log.

@@ -1,5 +1,6 @@
 //! The report of an evaluation: `report.json` for machines, `report.html` for people, one file each.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
@@ -7,6 +8,7 @@ use image::RgbImage;
 use rissole::atomic_file::write_atomically;
 use rissole::{Error, Result};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::html;
 use super::measure::{Kind, Row};
@@ -17,8 +19,8 @@ use super::sheet::sheet_png;
 pub struct Report {
     /// Name of the bundle.
     pub bundle: String,
-    /// BLAKE3 of its manifest, which holds the hashes of all its files.
-    pub manifest_blake3: String,
+    /// BLAKE3 of its manifest's list of files, which holds the hashes of them all.
+    pub files_blake3: String,
     /// Where the pictures come from.
     pub data: String,
     /// Pictures in the training part, which the database is made of.
@@ -88,6 +90,16 @@ impl Report {
         write("report.html", page.as_bytes())
     }
 
+    /// The measures as a manifest's `quality` holds them, to four significant digits.
+    pub fn quality(&self) -> BTreeMap<String, Value> {
+        let mut quality: BTreeMap<String, Value> =
+            self.rows.iter().map(|row| (row.name.clone(), Value::Object(measures(row)))).collect();
+        if let Some(features) = &self.features {
+            quality.insert("Features".to_owned(), features.network.clone().into());
+        }
+        quality
+    }
+
     /// What is not in the report and why, and what weakens its numbers, in plain sentences.
     pub fn caveats(&self) -> Vec<String> {
         let mut caveats = Vec::new();
@@ -135,6 +147,24 @@ impl Report {
         }
         caveats
     }
+}
+
+/// What was measured of a set, under the names that the report gives it.
+fn measures(row: &Row) -> serde_json::Map<String, Value> {
+    let values = [
+        ("frechet", row.frechet),
+        ("kid", row.kid.map(|kid| kid.mean)),
+        ("seam_ratio", row.seam_ratio),
+        ("seam_ratio_to_real", row.seam_ratio_to_real),
+        ("copy_distance", row.copy.map(|copy| copy.ratio)),
+    ];
+    let measured = values.into_iter().filter_map(|(name, value)| Some((name.to_owned(), rounded(value?).into())));
+    [("pictures".to_owned(), row.pictures.into())].into_iter().chain(measured).collect()
+}
+
+/// `value` to four significant digits.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.3e}").parse().unwrap_or(value)
 }
 
 /// Parses a training curve: a header line of names, the first being the step, then numbers with commas.
@@ -185,7 +215,7 @@ mod tests {
     fn report() -> Report {
         Report {
             bundle: "avatars <64>".into(),
-            manifest_blake3: "00".into(),
+            files_blake3: "00".into(),
             data: "pictures.zip".into(),
             training_pictures: 1000,
             database_pictures: 1001,
@@ -224,6 +254,18 @@ mod tests {
         for text in ["12.35", "3.70 ± 0.400", "net.onnx (f768, 299×299)", "0.85", "12.5", "1.062", "biased upwards"] {
             assert!(page.contains(text), "{text}");
         }
+    }
+
+    #[test]
+    fn quality_holds_what_was_measured_and_nothing_else() {
+        let mut report = report();
+        report.rows[0].frechet = Some(12.345678);
+        let quality = report.quality();
+        let expected =
+            serde_json::json!({"pictures": 100, "frechet": 12.35, "seam_ratio": 1.063, "seam_ratio_to_real": 1.02});
+        assert_eq!(quality["a & b"], expected);
+        assert!(!quality.contains_key("Features") && quality["Held-out pictures"].get("frechet").is_none());
+        assert_eq!(rounded(-0.000123456), -0.0001235);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //! what is measured is what a device draws.
 //!
 //! Samples are kept as PNGs in a folder named by the hash of the manifest (which holds those of all files of the
-//! bundle) and the settings, so an interrupted evaluation goes on where it was.
+//! bundle; its measured quality left out) and the settings, so an interrupted evaluation goes on where it was.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{Cursor, Write};
 use std::panic::resume_unwind;
@@ -17,9 +18,11 @@ use rissole::bundle::Bundle;
 use rissole::bundle::manifest::SamplerKind;
 use rissole::generator::{Generator, Options, Query};
 use rissole::{Error, Manifest, Result};
+use serde::{Deserialize, Serialize};
 
 /// A sampler, with its number of steps unless the bundle's default is meant: `dpm++2m:20`, `ddim`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Setting {
     /// The sampler.
     pub sampler: SamplerKind,
@@ -37,6 +40,25 @@ impl FromStr for Setting {
         };
         let sampler = serde_json::from_value(name.into()).map_err(|_| "samplers are ddpm, ddim, dpm++2m".to_owned())?;
         Ok(Self { sampler, steps })
+    }
+}
+
+impl TryFrom<String> for Setting {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Setting> for String {
+    fn from(setting: Setting) -> Self {
+        let name = match setting.sampler {
+            SamplerKind::Ddpm => "ddpm",
+            SamplerKind::Ddim => "ddim",
+            SamplerKind::DpmSolverPp2m => "dpm++2m",
+        };
+        setting.steps.map_or_else(|| name.to_owned(), |steps| format!("{name}:{steps}"))
     }
 }
 
@@ -141,7 +163,8 @@ impl Studio<'_> {
     /// Name of the folder of samples drawn with `setting`.
     fn identify(&self, setting: Setting, exclude_self: bool) -> Result<PathBuf> {
         let Setting { sampler, steps } = setting;
-        let key = (&self.bundle.manifest, sampler, steps, exclude_self, env!("CARGO_PKG_VERSION"));
+        let manifest = Manifest { quality: BTreeMap::new(), ..self.bundle.manifest.clone() };
+        let key = (&manifest, sampler, steps, exclude_self, env!("CARGO_PKG_VERSION"));
         let key = serde_json::to_vec(&key).map_err(|e| Error::Internal(e.to_string()))?;
         Ok(format!("samples-{}", &blake3::hash(&key).to_hex()[..16]).into())
     }
@@ -198,6 +221,10 @@ mod tests {
         let plain: Setting = "dpm++2m:20".parse().unwrap();
         assert_eq!(plain, Setting { sampler: SamplerKind::DpmSolverPp2m, steps: Some(20) });
         assert_eq!(plain.to_string(), "DPM-Solver++ 2M, 20 steps");
+        assert_eq!(
+            (String::from(plain), serde_json::to_value(plain).unwrap()),
+            ("dpm++2m:20".into(), "dpm++2m:20".into())
+        );
         assert_eq!("ddim".parse(), Ok(Setting { sampler: SamplerKind::Ddim, steps: None }));
         assert!("ddim:many".parse::<Setting>().is_err());
         assert!("euler:20".parse::<Setting>().unwrap_err().contains("dpm++2m"));

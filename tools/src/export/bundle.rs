@@ -1,12 +1,15 @@
 //! Writes a bundle: all of it or nothing.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use prost::Message;
+use rissole::atomic_file::write_atomically;
 use rissole::bundle::manifest::FileEntry;
 use rissole::{Bundle, Error, Manifest, Result};
+use serde_json::Value;
 use tract_onnx::pb::ModelProto;
 
 use super::network_entry;
@@ -28,9 +31,7 @@ pub struct BundleParts<'a> {
     /// The frozen index, copied likewise.
     pub index: &'a Path,
     /// The model card, in Markdown.
-    pub card: Option<String>,
-    /// More files by name: sample grids, curves, a licence.
-    pub extras: Vec<(String, Vec<u8>)>,
+    pub card: String,
 }
 
 /// Writes the bundle into the folder `dir` and returns its manifest.
@@ -57,13 +58,37 @@ pub fn write_bundle(dir: &Path, parts: BundleParts) -> Result<Manifest> {
     }
     let json = serde_json::to_vec_pretty(&manifest).map_err(|e| Error::Internal(format!("manifest: {e}")))?;
     write_file(&scratch.0, MANIFEST, Source::Bytes(&json))?;
-    if let Some(card) = &parts.card {
-        write_file(&scratch.0, CARD, Source::Bytes(card.as_bytes()))?;
-    }
+    write_file(&scratch.0, CARD, Source::Bytes(parts.card.as_bytes()))?;
     sync_folder(&scratch.0)?;
     verify(&scratch.0, &json)?;
     place.replace_by(&scratch.0)?;
     Ok(manifest)
+}
+
+/// Gives the bundle in `dir` its measured `quality`, its `card`, and the `pictures` that the card shows (file names
+/// and contents). The networks, the database and the index stay as they are. Each file is written in one piece,
+/// the manifest last, so the bundle can be opened at any moment.
+///
+/// # Errors
+/// As [`Bundle::open`]; [`Error::Usage`] where a picture has the name of a file that the manifest lists;
+/// [`Error::Io`].
+pub fn describe_bundle(
+    dir: &Path,
+    quality: BTreeMap<String, Value>,
+    card: &str,
+    pictures: &[(String, Vec<u8>)],
+) -> Result<()> {
+    let mut manifest = Bundle::open(dir)?.manifest;
+    manifest.quality = quality;
+    let taken = |name: &str| [MANIFEST, CARD].contains(&name) || manifest.files.iter().any(|f| f.name == name);
+    if let Some((name, _)) = pictures.iter().find(|(name, _)| taken(name)) {
+        return Err(Error::Usage(format!("{name} is a file of the bundle {} already", dir.display())));
+    }
+    let json = serde_json::to_vec_pretty(&manifest).map_err(|e| Error::Internal(format!("manifest: {e}")))?;
+    let pictures = pictures.iter().map(|(name, bytes)| (name.as_str(), &bytes[..]));
+    pictures
+        .chain([(CARD, card.as_bytes()), (MANIFEST, &json)])
+        .try_for_each(|(name, bytes)| write_atomically(dir.join(name), |out| out.write_all(bytes)))
 }
 
 /// What goes into a file.
@@ -75,9 +100,9 @@ enum Source<'a> {
 
 /// The files that the manifest lists, by name.
 fn contents<'a>(parts: &'a BundleParts) -> Vec<(&'a str, Source<'a>)> {
-    let in_memory = parts.networks.iter().chain(&parts.extras);
     let copied = [(&parts.manifest.database, parts.database), (&parts.manifest.index, parts.index)];
-    in_memory
+    let networks = parts.networks.iter();
+    networks
         .map(|(name, bytes)| (name.as_str(), Source::Bytes(bytes)))
         .chain(copied.map(|(name, path)| (name.as_str(), Source::Copy(path))))
         .collect()

@@ -24,8 +24,8 @@ impl Run {
         let manifest = self.manifest()?;
         let database = self.product(Stage::Encode);
         let index = self.product(Stage::Index);
-        let parts =
-            BundleParts { manifest, networks, database: &database, index: &index, card: None, extras: Vec::new() };
+        let card = self.card(&manifest, None)?;
+        let parts = BundleParts { manifest, networks, database: &database, index: &index, card };
         write_bundle(&self.bundle_dir, parts)?;
         log::info!("wrote and verified {}", self.bundle_dir.display());
         Ok(())
@@ -115,6 +115,7 @@ impl Run {
         let mut recipe = self.recipe.clone();
         // The folder of one machine says nothing about the data and does not belong in a bundle.
         recipe.data.source.path = Default::default();
+        recipe.about = None;
         // Through text, which keeps f32 as short as it was written.
         let recipe: Value = serde_json::to_string(&recipe)
             .and_then(|text| serde_json::from_str(&text))

@@ -2,9 +2,11 @@
 //! that file is there and made with the same settings; an interrupted stage goes on from its checkpoint.
 
 mod bundle;
+mod card;
 mod curve;
 mod database;
 mod denoiser;
+mod evaluate;
 mod vqgan;
 
 use std::collections::BTreeMap;
@@ -14,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rissole::{Error, Result};
 
 use crate::data::{self, Dataset, Split};
+use crate::evaluate::features::FeatureArgs;
 use crate::recipe::Recipe;
 use crate::train::checkpoint::settings_hash;
 
@@ -33,13 +36,16 @@ pub enum Stage {
     Index,
     /// Train the denoiser.
     Denoiser,
-    /// Quantize, export and write the bundle.
+    /// Quantize, export, write and verify the bundle.
     Export,
+    /// Measure the bundle, and write its card.
+    Evaluate,
 }
 
 impl Stage {
     /// All stages in order.
-    pub const ALL: [Self; 6] = [Self::Prepare, Self::Vqgan, Self::Encode, Self::Index, Self::Denoiser, Self::Export];
+    pub const ALL: [Self; 7] =
+        [Self::Prepare, Self::Vqgan, Self::Encode, Self::Index, Self::Denoiser, Self::Export, Self::Evaluate];
 
     fn name(self) -> &'static str {
         match self {
@@ -49,6 +55,7 @@ impl Stage {
             Self::Index => "index",
             Self::Denoiser => "denoiser",
             Self::Export => "export",
+            Self::Evaluate => "evaluate",
         }
     }
 }
@@ -59,18 +66,19 @@ pub struct Run {
     recipe: Recipe,
     dir: PathBuf,
     bundle_dir: PathBuf,
+    features: FeatureArgs,
 }
 
 impl Run {
-    /// A run in `runs/NAME`, whose bundle goes to `bundle_dir`.
+    /// A run in `runs/NAME`, whose bundle goes to `bundle_dir` and is measured with `features`.
     ///
     /// # Errors
     /// [`Error::Io`] when the folder cannot be made.
-    pub fn new(recipe: Recipe, runs: &Path, bundle_dir: Option<PathBuf>) -> Result<Self> {
+    pub fn new(recipe: Recipe, runs: &Path, bundle_dir: Option<PathBuf>, features: FeatureArgs) -> Result<Self> {
         let dir = recipe.run_dir(runs);
         std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;
         let bundle_dir = bundle_dir.unwrap_or_else(|| dir.join("bundle"));
-        Ok(Self { recipe, dir, bundle_dir })
+        Ok(Self { recipe, dir, bundle_dir, features })
     }
 
     /// Where the bundle goes.
@@ -85,7 +93,8 @@ impl Run {
     pub fn stage(&self, stage: Stage) -> Result<()> {
         let name = stage.name();
         let settings = self.settings(stage)?;
-        if self.done()?.get(name) == Some(&settings) && self.product(stage).exists() {
+        let before = self.done()?.get(name).is_some_and(|before| before.starts_with(&settings));
+        if before && self.product(stage).exists() {
             log::info!("{name}: done before");
             return Ok(());
         }
@@ -97,6 +106,7 @@ impl Run {
             Stage::Index => self.build_index()?,
             Stage::Denoiser => self.train_denoiser()?,
             Stage::Export => self.export()?,
+            Stage::Evaluate => self.evaluate()?,
         }
         let mut done = self.done()?;
         done.insert(name.to_owned(), settings);
@@ -113,10 +123,11 @@ impl Run {
             Stage::Index => self.dir.join("blocks.rshn"),
             Stage::Denoiser => self.dir.join("denoiser.ckpt"),
             Stage::Export => self.bundle_dir.clone(),
+            Stage::Evaluate => self.bundle_dir.join(evaluate::SAMPLES),
         }
     }
 
-    /// Hash of all settings that the stage's product depends on.
+    /// Hash of all settings that the stage's product depends on. What begins with it was made with them and more.
     fn settings(&self, stage: Stage) -> Result<String> {
         let r = &self.recipe;
         let data = (&r.seed, &r.data);
@@ -128,7 +139,15 @@ impl Run {
             Stage::Encode | Stage::Index => settings_hash(&(data, &r.vqgan, blocks)),
             Stage::Denoiser => settings_hash(&(data, &r.vqgan, d)),
             // A denoiser that was exported half trained is exported again when it has trained on.
-            Stage::Export => settings_hash(&(r, self.denoiser_steps()?)),
+            Stage::Export => {
+                settings_hash(&(&r.name, &r.licence, data, &r.vqgan, d, &r.sampling, &r.export, self.denoiser_steps()?))
+            }
+            // A run without feature network leaves alone what was measured with one.
+            Stage::Evaluate => {
+                let settings = (self.settings(Stage::Export)?, &r.evaluation, self.about()?);
+                let features = self.features.network.as_ref().map(|_| settings_hash(&self.features));
+                settings_hash(&settings) + &features.unwrap_or_default()
+            }
         })
     }
 

@@ -99,9 +99,8 @@ fn write(folder: &Folder, change: impl FnOnce(&mut BundleParts)) -> Result<Manif
     let n = &manifest.networks;
     let networks = [&n.conditioner, &n.denoiser, &n.decoder].map(network).to_vec();
     let (database, index) = (folder.0.join("db"), folder.0.join("index"));
-    let extras = vec![("grid.png".to_owned(), vec![1, 2, 3])];
-    let card = Some("# Test".to_owned());
-    let mut parts = BundleParts { manifest, networks, database: &database, index: &index, card, extras };
+    let card = "# Test".to_owned();
+    let mut parts = BundleParts { manifest, networks, database: &database, index: &index, card };
     change(&mut parts);
     write_bundle(&folder.0.join("out"), parts)
 }
@@ -110,7 +109,7 @@ fn write(folder: &Folder, change: impl FnOnce(&mut BundleParts)) -> Result<Manif
 fn what_is_written_is_all_there_and_listed() {
     let folder = Folder::new("all");
     let manifest = write(&folder, |_| ()).unwrap();
-    let listed = ["blocks.rsdb", "blocks.rshn", "conditioner.onnx", "decoder.onnx", "denoiser.onnx", "grid.png"];
+    let listed = ["blocks.rsdb", "blocks.rshn", "conditioner.onnx", "decoder.onnx", "denoiser.onnx"];
     let mut names: Vec<_> = manifest.files.iter().map(|f| f.name.as_str()).collect();
     names.sort_unstable();
     assert_eq!(names, listed);
@@ -133,13 +132,12 @@ fn a_bundle_takes_the_place_of_the_one_before() {
     fs::write(folder.0.join(".out.tmp/half"), "x").unwrap();
     fs::create_dir(folder.0.join(".out.old")).unwrap();
     let manifest = write(&folder, |parts| {
-        parts.extras.clear();
-        parts.card = None;
+        parts.card = "# Second".into();
         parts.manifest.licence = "MIT".into();
     });
     assert_eq!(manifest.unwrap().licence, "MIT");
     assert_eq!(folder.names(""), ["db", "index", "out"]);
-    assert!(!folder.names("out").iter().any(|n| n == "grid.png" || n == "README.md"));
+    assert_eq!(fs::read_to_string(folder.0.join("out").join(CARD)).unwrap(), "# Second");
 }
 
 #[test]
@@ -154,9 +152,9 @@ fn a_bundle_that_cannot_be_written_leaves_the_old_one() {
         assert_eq!(folder.names(""), ["db", "index", "out"], "{what}");
     };
     refuse("no database", 5, |p| p.database = Path::new("/nowhere/db"));
-    refuse("a path for a name", 2, |p| p.extras[0].0 = "../grid.png".into());
-    refuse("the manifest's name", 2, |p| p.extras[0].0 = MANIFEST.into());
-    refuse("one name twice", 2, |p| p.extras[0].0 = "denoiser.onnx".into());
+    refuse("a path for a name", 2, |p| p.manifest.index = "../blocks.rshn".into());
+    refuse("the manifest's name", 2, |p| p.manifest.index = MANIFEST.into());
+    refuse("one name twice", 2, |p| p.manifest.index = "denoiser.onnx".into());
     refuse("a network without a role", 2, |p| p.networks.push(("more.onnx".into(), vec![])));
     refuse("a network left out", 2, |p| drop(p.networks.pop()));
     refuse("no ONNX file", 2, |p| p.networks[0].1 = vec![0xff; 9]);
@@ -173,4 +171,23 @@ fn a_folder_that_is_no_bundle_is_left_alone() {
     assert_eq!(folder.names("out"), ["thesis.tex"]);
     fs::remove_file(folder.0.join("out/thesis.tex")).unwrap();
     write(&folder, |_| ()).unwrap();
+}
+
+#[test]
+fn a_bundle_is_described_and_stays_what_it_was() {
+    let folder = Folder::new("describe");
+    let before = write(&folder, |_| ()).unwrap();
+    let (dir, quality) = (folder.0.join("out"), BTreeMap::from([("Samples".to_owned(), Value::from(1.25))]));
+    let grid = [("grid.png".to_owned(), vec![1, 2, 3])];
+    describe_bundle(&dir, quality.clone(), "# Measured", &grid).unwrap();
+    let bundle = Bundle::open(&dir).unwrap();
+    bundle.verify().unwrap();
+    assert_eq!(bundle.manifest, Manifest { quality, ..before });
+    assert_eq!(fs::read(dir.join("grid.png")).unwrap(), [1, 2, 3]);
+    assert_eq!(fs::read_to_string(dir.join(CARD)).unwrap(), "# Measured");
+    for name in ["denoiser.onnx", MANIFEST] {
+        let error = describe_bundle(&dir, BTreeMap::new(), "", &[(name.to_owned(), vec![])]).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
+    }
+    assert_eq!(Bundle::open(&dir).unwrap().manifest, bundle.manifest);
 }
