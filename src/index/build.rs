@@ -74,6 +74,20 @@ pub fn build_index(
     settings: IndexSettings,
     path: impl AsRef<Path>,
 ) -> Result<IndexSummary> {
+    build_index_while(db, position, settings, path, &|| Ok(()))
+}
+
+/// As [`build_index`], which takes minutes for a large database; `check` is asked before each block is inserted.
+///
+/// # Errors
+/// As [`build_index`]; what `check` answers, and then `path` is left as it was.
+pub fn build_index_while(
+    db: &BlockDatabase,
+    position: usize,
+    settings: IndexSettings,
+    path: impl AsRef<Path>,
+    check: &dyn Fn() -> Result<()>,
+) -> Result<IndexSummary> {
     settings.check()?;
     check_position(db, position)?;
     let mut head = Head {
@@ -96,7 +110,7 @@ pub fn build_index(
         vec![(format::HEAD, bytemuck::bytes_of(&head).to_vec())]
     } else {
         let at = At { db, position, ef: settings.ef_search };
-        let graph = build_graph(at, settings)?;
+        let graph = build_graph(at, settings, check)?;
         head.mode = MODE_GRAPH;
         head.nodes = graph.members.len() as u32;
         head.levels = 1 + graph.upper.len() as u32;
@@ -109,7 +123,7 @@ pub fn build_index(
     Ok(FrozenIndex::open(&path, db)?.summary())
 }
 
-fn build_graph(at: At<'_>, settings: IndexSettings) -> Result<DraftGraph> {
+fn build_graph(at: At<'_>, settings: IndexSettings, check: &dyn Fn() -> Result<()>) -> Result<DraftGraph> {
     let members = equal_blocks(at.db, at.position);
     let (nodes, rows) = (members.len(), at.db.rows(at.position));
     let (codebook, channels) = (at.db.codebook_at(at.position), at.db.block().channels);
@@ -119,6 +133,7 @@ fn build_graph(at: At<'_>, settings: IndexSettings) -> Result<DraftGraph> {
     let mut codes = vec![];
     // One after the other: the order decides the graph.
     for (node, members) in members.iter().enumerate() {
+        check()?;
         codes.clear();
         codes.extend(rows.row(members[0]).iter().map(|code| code as u16));
         if !distance.knows(&codes) {

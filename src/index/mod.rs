@@ -32,7 +32,7 @@ mod scratch;
 mod table;
 mod walk;
 
-pub use build::{IndexSettings, build_index};
+pub use build::{IndexSettings, build_index, build_index_while};
 pub use exact::exact_scan;
 pub use frozen::{FrozenIndex, IndexSummary};
 pub use scratch::SearchScratch;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueHint};
 use rissole::bundle::manifest::{FileEntry, NeighbourSource};
-use rissole::index::{IndexSettings, IndexSummary, build_index};
+use rissole::index::{IndexSettings, IndexSummary, build_index_while};
 use rissole::picture::{PICTURE_EXTENSIONS, read_fitted};
 use rissole::store::{BlockDatabase, Collection};
 use rissole::{Bundle, Error, Generator, Manifest, Result};
@@ -136,7 +136,8 @@ impl Index {
         collection.into_contents().write(&path)?;
         let database = BlockDatabase::open(&path)?;
         let settings = IndexSettings { recall_k: manifest.retrieval.neighbours, ..IndexSettings::default() };
-        build_index(&database, manifest.retrieval.query_position, settings, dir.join(&manifest.index))
+        let (position, path) = (manifest.retrieval.query_position, dir.join(&manifest.index));
+        build_index_while(&database, position, settings, path, &interrupt::check)
     }
 
     /// Writes the manifest and the model card of the new bundle in `dir`, and checks the whole.

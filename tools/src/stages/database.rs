@@ -1,10 +1,10 @@
 //! Stages: encode the training pictures into the block database, and build its index.
 
-use rissole::index::{IndexSettings, build_index};
+use rissole::index::{IndexSettings, build_index_while};
 use rissole::store::{BlockDatabase, DatabaseContents};
-use rissole::{BlockGrid, Result};
+use rissole::{BlockGrid, Error, Result};
 
-use super::{Run, Stage, normalised, progress};
+use super::{Run, Stage, interrupted, normalised, progress};
 use crate::backend::cpu::Cpu;
 use crate::random::Random;
 use crate::train::codebook::Codebook;
@@ -25,6 +25,7 @@ impl Run {
         let bar = progress("encode", split.train.len() as u64);
         let mut codes = Vec::new();
         for images in split.train.chunks(BATCH) {
+            check_interrupted()?;
             let pixels: Vec<f32> = images.iter().flat_map(|&i| normalised(&dataset, i as usize)).collect();
             codes.extend(vqgan.encode(&pixels, dataset.height, dataset.width));
             bar.inc(images.len() as u64);
@@ -62,10 +63,15 @@ impl Run {
 
     pub(super) fn build_index(&self) -> Result<()> {
         let database = BlockDatabase::open(self.product(Stage::Encode))?;
-        let summary = build_index(&database, 0, IndexSettings::default(), self.product(Stage::Index))?;
+        let path = self.product(Stage::Index);
+        let summary = build_index_while(&database, 0, IndexSettings::default(), path, &check_interrupted)?;
         log::info!("index: {summary:?}");
         Ok(())
     }
+}
+
+fn check_interrupted() -> Result<()> {
+    if interrupted() { Err(Error::Interrupted) } else { Ok(()) }
 }
 
 /// Codes of whole latents (`N × H·W`) → codes of each block position (`N × h·w`).
