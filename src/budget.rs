@@ -2,7 +2,7 @@
 //!
 //! The budget covers every byte the runtime allocates. A program that wants it kept installs the allocator:
 //!
-//! ```ignore
+//! ```
 //! #[global_allocator]
 //! static ALLOCATOR: rissole::budget::CountingAllocator = rissole::budget::CountingAllocator;
 //! ```

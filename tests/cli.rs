@@ -334,6 +334,29 @@ fn what_the_system_refuses_is_exit_code_5() {
     assert!(!desk.path("new").exists());
 }
 
+/// A limit on the size of files stands for a disk that is full: the write begins and is then refused.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_is_exit_code_5_and_leaves_nothing_behind() {
+    let desk = Desk::new(INDEPENDENT);
+    (0..6).for_each(|i| desk.write_picture(&format!("pictures/{i}.png"), i, 30, 16));
+    desk.ok("sample --model model --seed 1 --out a.png");
+    let (picture, names) = (fs::read(desk.path("a.png")).unwrap(), desk.names_in("."));
+    for (arguments, file) in [
+        ("sample --model model --seed 2 --out a.png", "a.png"),
+        ("sample --model model --seed 2 --out b.png", "b.png"),
+        ("index pictures --model model --out other", "other"),
+    ] {
+        let mut command = Command::new("sh");
+        let line = format!("trap '' XFSZ; ulimit -f 0; exec {} {arguments}", env!("CARGO_BIN_EXE_rissole"));
+        let ran = command.current_dir(desk.path(".")).args(["-c", &line]).stdin(Stdio::null());
+        let ran = Ran::new(ran.output().unwrap(), arguments);
+        assert_eq!(ran.code, 5, "{ran:?}");
+        assert!(ran.stderr.contains(file) && !ran.stderr.contains("panicked"), "{ran:?}");
+        assert_eq!((desk.names_in("."), fs::read(desk.path("a.png")).unwrap()), (names.clone(), picture.clone()));
+    }
+}
+
 #[test]
 fn inspect_shows_a_bundle_and_refuses_what_it_does_not_know() {
     let desk = Desk::new(THUMBNAIL_AND_WINDOW);

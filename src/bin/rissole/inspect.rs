@@ -216,6 +216,10 @@ fn word(value: &impl Serialize) -> Result<String> {
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => printable(text),
+        Value::Object(map) if !map.values().any(|value| value.is_object() || value.is_array()) => {
+            let pairs: Vec<_> = map.iter().map(|(key, value)| format!("{} {}", printable(key), plain(value))).collect();
+            pairs.join(", ")
+        }
         other => other.to_string(),
     }
 }
@@ -232,6 +236,7 @@ mod tests {
     #[test]
     fn a_file_cannot_steer_the_terminal() {
         assert_eq!(printable("a\x1b[2Jb\nc\u{9b}d"), "a\u{fffd}[2Jb\nc\u{fffd}d");
-        assert_eq!(plain(&json!({"a": "\u{1b}"})), r#"{"a":"\u001b"}"#);
+        assert_eq!(plain(&json!({"a\u{1b}": "\u{1b}", "b": 2})), "a\u{fffd} \u{fffd}, b 2");
+        assert_eq!(plain(&json!({"a": {"b": "\u{1b}"}})), r#"{"a":{"b":"\u001b"}}"#);
     }
 }
