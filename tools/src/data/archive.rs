@@ -16,11 +16,11 @@ type Archive = ZipArchive<BufReader<File>>;
 /// All pictures of the zip at `path`.
 pub(super) fn list(path: &Path) -> Result<Listing> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let archive = ZipArchive::new(BufReader::new(file)).map_err(|e| Error::file(path, e.to_string()))?;
+    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|e| Error::file(path, e.to_string()))?;
     let mut indices = Vec::new();
     let mut names = Vec::new();
     for index in 0..archive.len() {
-        let entry = archive.by_index_data(index).map_err(|e| Error::file(path, e.to_string()))?;
+        let entry = archive.by_index_raw(index).map_err(|e| Error::file(path, e.to_string()))?;
         let name = String::from_utf8_lossy(entry.name_raw()).replace('\\', "/");
         if entry.is_file() && is_picture(&name) {
             indices.push(index);
