@@ -4,6 +4,7 @@
 pub mod atomic_file;
 pub mod budget;
 pub mod bundle;
+pub mod capi;
 pub mod container;
 pub mod diffusion;
 pub mod error;

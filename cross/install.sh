@@ -1,0 +1,35 @@
+#!/bin/sh
+# Builds the C library and installs it: header, static and shared library, pkg-config file, CMake package.
+#   cross/install.sh PREFIX [TARGET]        TARGET as of rustc --print target-list; default: this machine's
+set -eu
+cd "$(dirname "$0")/.."
+[ $# -ge 1 ] || { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }
+case $1 in /*) prefix=$1 ;; *) prefix=$PWD/$1 ;; esac
+target=${2:-}
+profile=release
+
+# The library alone, not the command line; the rest of the features as in the workspace, so that nothing of what
+# tract needs is built twice.
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+soname=librissole.so.${version%%.*}
+# exclude-libs: crates below export names of their own, which are not for the users of this library.
+cargo rustc --package rissole --lib --profile "$profile" --locked --features c-library \
+    --crate-type staticlib,cdylib ${target:+--target "$target"} -- -C link-arg="-Wl,-soname,$soname" -C link-arg=-Wl,--exclude-libs,ALL
+
+# What a static library leaves to the linker on this system.
+system_libraries='-lgcc_s -lutil -lrt -lpthread -lm -ldl -lc'
+out=${CARGO_TARGET_DIR:-target}${target:+/$target}/$profile
+lib=$prefix/lib
+mkdir -p "$prefix/include" "$lib/pkgconfig" "$lib/cmake/rissole"
+install -m 644 include/rissole.h "$prefix/include/"
+install -m 644 "$out/librissole.a" "$lib/"
+install -m 755 "$out/librissole.so" "$lib/librissole.so.$version"
+ln -sf "librissole.so.$version" "$lib/$soname"
+ln -sf "librissole.so.$version" "$lib/librissole.so"
+sed -e "s|@PREFIX@|$prefix|" -e "s|@VERSION@|$version|" -e "s|@LIBRARIES@|$system_libraries|" \
+    cross/rissole.pc.in >"$lib/pkgconfig/rissole.pc"
+sed -e "s|@VERSION@|$version|" -e "s|@LIBRARIES@|$(printf %s "$system_libraries" | sed 's/-l//g; s/ /;/g')|" \
+    cross/rissoleConfig.cmake.in >"$lib/cmake/rissole/rissoleConfig.cmake"
+printf 'set(PACKAGE_VERSION "%s")\nif(PACKAGE_FIND_VERSION VERSION_GREATER PACKAGE_VERSION)\n  set(PACKAGE_VERSION_COMPATIBLE FALSE)\nelse()\n  set(PACKAGE_VERSION_COMPATIBLE TRUE)\nendif()\n' "$version" \
+    >"$lib/cmake/rissole/rissoleConfigVersion.cmake"
+echo "installed rissole $version in $prefix"

@@ -1,0 +1,655 @@
+/* rissole: image generation on edge devices. The C interface; generated, do not edit.
+ *
+ *     rissole_model *model;
+ *     rissole_generator *generator;
+ *     rissole_error error;
+ *     if (rissole_model_open("avatars64", &model, &error) != RISSOLE_STATUS_OK) { puts(error.message); ... }
+ *     if (rissole_generator_open(model, NULL, &generator, &error) != RISSOLE_STATUS_OK) { ... }
+ *     rissole_generate(generator, NULL, &image, NULL, &error);
+ *
+ * Every function that can fail answers a rissole_status and, where error is not NULL, says what went wrong there.
+ * No function ends the program, unwinds, or prints. Structs that may grow begin with struct_size = sizeof of the
+ * struct. Numbers named like rissole_sampler in a comment are values of that enum.
+ *
+ * Threads: a model may be used by any number of threads at once. A generator may be used by one thread at a time;
+ * rissole_generator_cancel may come from any thread or signal handler at any time.
+ */
+
+#ifndef RISSOLE_H
+#define RISSOLE_H
+
+#include <stddef.h>
+#include <stdint.h>
+/* The version of the binary interface that this header describes; see rissole_abi_version. */
+#define RISSOLE_ABI_VERSION 1
+/* The library's version that this header came with; see rissole_version. */
+#define RISSOLE_VERSION_MAJOR 0
+#define RISSOLE_VERSION_MINOR 1
+#define RISSOLE_VERSION_PATCH 0
+/* query_id of a rissole_report where the query was no picture of the database. */
+#define RISSOLE_NO_ID UINT32_MAX
+
+
+/**
+ * What a function answers. The values never change.
+ */
+typedef enum rissole_status {
+    /**
+     * All is well.
+     */
+    RISSOLE_STATUS_OK = 0,
+    /**
+     * A defect of the library.
+     */
+    RISSOLE_STATUS_INTERNAL = 1,
+    /**
+     * An argument cannot be: NULL, misaligned, out of bounds, or not what this bundle takes.
+     */
+    RISSOLE_STATUS_ARGUMENT = 2,
+    /**
+     * A file of the bundle is missing, damaged, foreign or inconsistent.
+     */
+    RISSOLE_STATUS_BUNDLE = 3,
+    /**
+     * The work does not fit in the RAM budget; `needs` says what would.
+     */
+    RISSOLE_STATUS_BUDGET = 4,
+    /**
+     * The operating system refused a read.
+     */
+    RISSOLE_STATUS_IO = 5,
+    /**
+     * The caller's buffer is too small; `needs` says how many bytes it must have.
+     */
+    RISSOLE_STATUS_BUFFER = 6,
+    /**
+     * The caller asked to stop.
+     */
+    RISSOLE_STATUS_CANCELLED = 7,
+    /**
+     * The generator is at work on another thread, or in the callback that called.
+     */
+    RISSOLE_STATUS_BUSY = 8,
+} rissole_status;
+
+/**
+ * Samplers.
+ */
+typedef enum rissole_sampler {
+    /**
+     * The model's own.
+     */
+    RISSOLE_SAMPLER_DEFAULT = 0,
+    /**
+     * Ancestral DDPM.
+     */
+    RISSOLE_SAMPLER_DDPM = 1,
+    /**
+     * DDIM, deterministic.
+     */
+    RISSOLE_SAMPLER_DDIM = 2,
+    /**
+     * DPM-Solver++ 2M.
+     */
+    RISSOLE_SAMPLER_DPMPP2M = 3,
+} rissole_sampler;
+
+/**
+ * How a pixel lies in memory.
+ */
+typedef enum rissole_pixel_format {
+    /**
+     * Three bytes: red, green, blue.
+     */
+    RISSOLE_PIXEL_FORMAT_RGB8 = 1,
+    /**
+     * Four bytes: red, green, blue, alpha (255).
+     */
+    RISSOLE_PIXEL_FORMAT_RGBA8 = 2,
+} rissole_pixel_format;
+
+/**
+ * Whose neighbours guide the picture.
+ */
+typedef enum rissole_query_kind {
+    /**
+     * A picture of the database, chosen by the seed.
+     */
+    RISSOLE_QUERY_KIND_RANDOM = 0,
+    /**
+     * The picture of the database with the number `id`.
+     */
+    RISSOLE_QUERY_KIND_ID = 1,
+    /**
+     * The caller's picture at `pixels`.
+     */
+    RISSOLE_QUERY_KIND_PICTURE = 2,
+} rissole_query_kind;
+
+/**
+ * What has happened.
+ */
+typedef enum rissole_progress_kind {
+    /**
+     * The picture is begun.
+     */
+    RISSOLE_PROGRESS_KIND_STARTED = 0,
+    /**
+     * The neighbours are known.
+     */
+    RISSOLE_PROGRESS_KIND_RETRIEVED = 1,
+    /**
+     * Some blocks went one step further; `preview` is there.
+     */
+    RISSOLE_PROGRESS_KIND_STEP = 2,
+    /**
+     * The block at `position` is finished; `preview` is there.
+     */
+    RISSOLE_PROGRESS_KIND_BLOCK = 3,
+    /**
+     * All blocks are finished; the decoder begins.
+     */
+    RISSOLE_PROGRESS_KIND_DECODING = 4,
+} rissole_progress_kind;
+
+/**
+ * What draws. One thread at a time; a second one is answered RISSOLE_STATUS_BUSY.
+ */
+typedef struct rissole_generator rissole_generator;
+
+/**
+ * An opened bundle. Immutable: any number of threads may use it at once.
+ */
+typedef struct rissole_model rissole_model;
+
+/**
+ * The picture as it stands. It lives as long as the callback that was given it.
+ */
+typedef struct rissole_preview rissole_preview;
+
+/**
+ * How to draw. rissole_options_init sets every field to what is usual.
+ */
+typedef struct rissole_options {
+    /**
+     * sizeof(rissole_options).
+     */
+    uint32_t struct_size;
+    /**
+     * Blocks drawn at once, each on a thread of its own; 0 or 1: on the caller's thread. The pixels do not depend
+     * on it.
+     */
+    uint32_t threads;
+    /**
+     * A rissole_sampler.
+     */
+    uint32_t sampler;
+    /**
+     * Sampling steps; 0: the model's.
+     */
+    uint32_t steps;
+    /**
+     * Neighbours; 0: the model's.
+     */
+    uint32_t neighbours;
+    /**
+     * Whether a queried picture may not be its own neighbour: 0 it may, 1 it may not, 2 as the model says.
+     */
+    uint32_t exclude_self;
+    /**
+     * Bytes that the library may allocate in this process, all models and generators together; 0: no limit.
+     */
+    uint64_t ram_budget;
+} rissole_options;
+
+/**
+ * What to draw. rissole_request_init sets every field to what is usual.
+ */
+typedef struct rissole_request {
+    /**
+     * sizeof(rissole_request).
+     */
+    uint32_t struct_size;
+    /**
+     * A rissole_query_kind.
+     */
+    uint32_t query;
+    /**
+     * The seed: the same seed, query and options give the same pixels.
+     */
+    uint64_t seed;
+    /**
+     * For RISSOLE_QUERY_KIND_ID.
+     */
+    uint32_t id;
+    /**
+     * For RISSOLE_QUERY_KIND_PICTURE: width, which must be the model's.
+     */
+    uint32_t width;
+    /**
+     * Height, likewise.
+     */
+    uint32_t height;
+    /**
+     * Always 0.
+     */
+    uint32_t reserved;
+    /**
+     * Bytes from row to row; 0: no gap.
+     */
+    uint64_t stride;
+    /**
+     * Red, green, blue of each pixel, 8 bits each.
+     */
+    const uint8_t *pixels;
+} rissole_request;
+
+/**
+ * What went wrong, in memory of the caller. Functions that can fail take a pointer to one, or NULL; it is written
+ * at every call, also when all is well (then the message is empty). Its layout never changes.
+ */
+typedef struct rissole_error {
+    /**
+     * What the function answered.
+     */
+    enum rissole_status status;
+    /**
+     * Always 0.
+     */
+    uint32_t reserved;
+    /**
+     * Bytes that would do, for RISSOLE_STATUS_BUDGET and RISSOLE_STATUS_BUFFER; else 0.
+     */
+    uint64_t needs;
+    /**
+     * What went wrong and with which file, in English, UTF-8, cut to fit, always ended by NUL.
+     */
+    char message[504];
+} rissole_error;
+
+/**
+ * Progress of one picture. Fields may be added at the end.
+ */
+typedef struct rissole_progress {
+    /**
+     * sizeof(rissole_progress) of the library.
+     */
+    uint32_t struct_size;
+    /**
+     * A rissole_progress_kind.
+     */
+    uint32_t kind;
+    /**
+     * Evaluations of the denoiser done.
+     */
+    uint32_t done;
+    /**
+     * Evaluations in all.
+     */
+    uint32_t total;
+    /**
+     * For RISSOLE_PROGRESS_KIND_BLOCK: which one, 0 being the thumbnail where the model draws one.
+     */
+    uint32_t position;
+    /**
+     * Values at `latent`.
+     */
+    uint32_t latent_values;
+    /**
+     * The whole latent as it stands, channel by channel, or NULL; valid until the callback returns.
+     */
+    const float *latent;
+    /**
+     * The picture as it stands, or NULL; valid until the callback returns.
+     */
+    const struct rissole_preview *preview;
+} rissole_progress;
+
+/**
+ * Told of progress on the thread that draws. Answers 0 to go on, anything else to stop
+ * (RISSOLE_STATUS_CANCELLED). It must not use the generator, rissole_generator_cancel apart.
+ */
+typedef int (*rissole_progress_fn)(const struct rissole_progress *progress, void *user);
+
+/**
+ * A picture in memory of the caller: where it is to be written, and how. Set `struct_size`, `format`, `pixels` and
+ * `bytes`; `stride` may stay 0. The function sets `width`, `height` and `stride`, and writes the bytes of the
+ * pixels, not those between the end of a row and the next.
+ */
+typedef struct rissole_image {
+    /**
+     * sizeof(rissole_image).
+     */
+    uint32_t struct_size;
+    /**
+     * A rissole_pixel_format.
+     */
+    uint32_t format;
+    /**
+     * Pixels in a row; set by the function.
+     */
+    uint32_t width;
+    /**
+     * Rows; set by the function.
+     */
+    uint32_t height;
+    /**
+     * Bytes from one row to the next; 0: rows follow each other without a gap.
+     */
+    uint64_t stride;
+    /**
+     * Room at `pixels`. Too little: RISSOLE_STATUS_BUFFER, and the error's `needs` says how much is needed.
+     */
+    uint64_t bytes;
+    /**
+     * Where the pixels go.
+     */
+    uint8_t *pixels;
+} rissole_image;
+
+/**
+ * How a picture came about. Set `struct_size` before it is filled in.
+ */
+typedef struct rissole_report {
+    /**
+     * sizeof(rissole_report).
+     */
+    uint32_t struct_size;
+    /**
+     * The database picture that was the query, or RISSOLE_NO_ID.
+     */
+    uint32_t query_id;
+    /**
+     * Sampling steps.
+     */
+    uint32_t steps;
+    /**
+     * A rissole_sampler.
+     */
+    uint32_t sampler;
+    /**
+     * Seconds of opening files and loading networks, since the picture before.
+     */
+    double load_seconds;
+    /**
+     * Seconds of finding the neighbours.
+     */
+    double retrieve_seconds;
+    /**
+     * Seconds of denoising, the callback's included.
+     */
+    double denoise_seconds;
+    /**
+     * Seconds of decoding.
+     */
+    double decode_seconds;
+    /**
+     * Most bytes of heap at once since the program began; 0 where the library does not count.
+     */
+    uint64_t peak_heap;
+    /**
+     * Most bytes of the process in RAM at once, mapped files included; 0 where the system does not tell.
+     */
+    uint64_t peak_rss;
+} rissole_report;
+
+/**
+ * Told of one line of log, on the thread that logs; `level` is 1 error, 2 warning, 3 info, 4 debug, 5 trace.
+ * `message` is UTF-8, ends with NUL and is valid until the callback returns. It must not call the library.
+ */
+typedef void (*rissole_log_fn)(uint32_t level, const char *message, void *user);
+
+/**
+ * What a model draws and how it does by default. Set `struct_size` before it is filled in.
+ */
+typedef struct rissole_model_info {
+    /**
+     * sizeof(rissole_model_info).
+     */
+    uint32_t struct_size;
+    /**
+     * Width of the pictures in pixels.
+     */
+    uint32_t width;
+    /**
+     * Height of the pictures in pixels.
+     */
+    uint32_t height;
+    /**
+     * Rows of blocks.
+     */
+    uint32_t block_rows;
+    /**
+     * Columns of blocks.
+     */
+    uint32_t block_cols;
+    /**
+     * 1 where a thumbnail is drawn before the blocks, else 0.
+     */
+    uint32_t thumbnail;
+    /**
+     * Most neighbours that can be asked for.
+     */
+    uint32_t neighbours;
+    /**
+     * Most sampling steps that can be asked for.
+     */
+    uint32_t max_steps;
+    /**
+     * Sampling steps by default.
+     */
+    uint32_t steps;
+    /**
+     * Sampler by default, a rissole_sampler.
+     */
+    uint32_t sampler;
+    /**
+     * 1 where pictures can be queries, else 0.
+     */
+    uint32_t has_encoder;
+    /**
+     * Values of a latent.
+     */
+    uint32_t latent_values;
+} rissole_model_info;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * The version of the binary interface of the library that runs; compare it with RISSOLE_ABI_VERSION.
+ */
+uint32_t rissole_abi_version(void);
+
+/**
+ * The library's version, like "0.1.0". Never NULL, valid for ever.
+ */
+const char *rissole_version(void);
+
+/**
+ * Bytes of heap that the library has allocated: now, and most at once since the program began. Either pointer may
+ * be NULL. Zeros where the library does not count (a Rust program without the counting allocator).
+ *
+ * # Safety
+ * Each pointer is NULL or points to a uint64_t.
+ */
+void rissole_heap(uint64_t *live,
+                  uint64_t *peak);
+
+/**
+ * The name of a status, like "budget". Never NULL, valid for ever; any number may be asked for.
+ */
+const char *rissole_status_string(int32_t status);
+
+/**
+ * Fills in the usual options: one thread, no budget, all else as the model says. NULL is ignored.
+ *
+ * # Safety
+ * `options` is NULL or points to memory of a rissole_options.
+ */
+void rissole_options_init(struct rissole_options *options);
+
+/**
+ * Fills in the usual request: a picture of the database as query, seed 0. NULL is ignored.
+ *
+ * # Safety
+ * `request` is NULL or points to memory of a rissole_request.
+ */
+void rissole_request_init(struct rissole_request *request);
+
+/**
+ * The least `ram_budget` with which a generator with `options` can be opened now: bytes of heap that it needs, with
+ * what the library holds already. Loads the networks one by one to find out. `options` may be NULL for the usual ones. Any
+ * thread, one at a time.
+ *
+ * # Safety
+ * `model` is NULL or open; `options` is NULL or has `struct_size` bytes; `needs` is NULL or points to a uint64_t;
+ * `error` is NULL or points to a rissole_error.
+ */
+enum rissole_status rissole_plan(const struct rissole_model *model,
+                                 const struct rissole_options *options,
+                                 uint64_t *needs,
+                                 struct rissole_error *error);
+
+/**
+ * Opens a generator of `model` and puts it into `*generator`, which becomes NULL on failure: loads the networks and
+ * runs each once. `options` may be NULL for the usual ones. RISSOLE_STATUS_BUDGET where they do not fit `ram_budget`
+ * even one at a time. Close it with rissole_generator_close. Any thread.
+ *
+ * # Safety
+ * `model` is NULL or open; `options` is NULL or has `struct_size` bytes; `generator` is NULL or points to a pointer;
+ * `error` is NULL or points to a rissole_error.
+ */
+enum rissole_status rissole_generator_open(const struct rissole_model *model,
+                                           const struct rissole_options *options,
+                                           struct rissole_generator **generator,
+                                           struct rissole_error *error);
+
+/**
+ * Closes a generator; NULL is ignored. No other thread may be using it.
+ *
+ * # Safety
+ * `generator` is NULL or came from rissole_generator_open and was not closed.
+ */
+void rissole_generator_close(struct rissole_generator *generator);
+
+/**
+ * Has progress told to `callback`, with `user`; NULL: to nobody. One thread at a time.
+ *
+ * # Safety
+ * `generator` is NULL or open; `callback` may be called with `user` while a picture is drawn; `error` is NULL or
+ * points to a rissole_error.
+ */
+enum rissole_status rissole_generator_set_progress(struct rissole_generator *generator,
+                                                   rissole_progress_fn callback,
+                                                   void *user,
+                                                   struct rissole_error *error);
+
+/**
+ * Stops the picture that is being drawn at its next step, or else the next one as it begins; that call answers
+ * RISSOLE_STATUS_CANCELLED. From any thread, and from a signal handler. NULL is ignored.
+ *
+ * # Safety
+ * `generator` is NULL or open.
+ */
+void rissole_generator_cancel(struct rissole_generator *generator);
+
+/**
+ * Draws a picture into `image`. `request` may be NULL for the usual one, `report` for none. Nothing is written to
+ * `image` unless all went well. One thread at a time.
+ *
+ * # Safety
+ * `generator` is NULL or open; `request`, `image`, `report` are NULL or have `struct_size` bytes; `image->pixels` has
+ * `image->bytes` bytes; `request->pixels` has the rows that its numbers say; `error` is NULL or points to a
+ * rissole_error.
+ */
+enum rissole_status rissole_generate(struct rissole_generator *generator,
+                                     const struct rissole_request *request,
+                                     struct rissole_image *image,
+                                     struct rissole_report *report,
+                                     struct rissole_error *error);
+
+/**
+ * Has every line of log up to `level` (0 none, 1 error … 5 trace) told to `callback`, from any thread; NULL or 0
+ * silences. Waits for a callback that runs, so after it returned the former `user` is not used any more.
+ *
+ * # Safety
+ * `callback` may be called from any thread, with `user`, until it is replaced.
+ */
+void rissole_set_log(uint32_t level,
+                     rissole_log_fn callback,
+                     void *user);
+
+/**
+ * Opens the bundle in the folder `path` (UTF-8) and puts it into `*model`, which becomes NULL on failure. Checks the
+ * manifest, and presence and size of every file. Close it with rissole_model_close. Any thread.
+ *
+ * # Safety
+ * `path` is NULL or ends with NUL; `model` is NULL or points to a pointer; `error` is NULL or points to a
+ * rissole_error.
+ */
+enum rissole_status rissole_model_open(const char *path,
+                                       struct rissole_model **model,
+                                       struct rissole_error *error);
+
+/**
+ * Closes a model; NULL is ignored. Its generators may live on. No other thread may be using it.
+ *
+ * # Safety
+ * `model` is NULL or came from rissole_model_open and was not closed.
+ */
+void rissole_model_close(struct rissole_model *model);
+
+/**
+ * Fills in what the model draws. Any thread.
+ *
+ * # Safety
+ * `model` is NULL or open; `info` is NULL or has `struct_size` bytes; `error` is NULL or points to a rissole_error.
+ */
+enum rissole_status rissole_model_get_info(const struct rissole_model *model,
+                                           struct rissole_model_info *info,
+                                           struct rissole_error *error);
+
+/**
+ * The model's name; valid until it is closed, NULL for NULL.
+ *
+ * # Safety
+ * `model` is NULL or open.
+ */
+const char *rissole_model_name(const struct rissole_model *model);
+
+/**
+ * The terms of the model's weights and database; valid until it is closed, NULL for NULL.
+ *
+ * # Safety
+ * `model` is NULL or open.
+ */
+const char *rissole_model_licence(const struct rissole_model *model);
+
+/**
+ * Reads every file of the model and checks its hash: after a download, or when storage is in doubt. Any thread.
+ *
+ * # Safety
+ * `model` is NULL or open; `error` is NULL or points to a rissole_error.
+ */
+enum rissole_status rissole_model_verify(const struct rissole_model *model,
+                                         struct rissole_error *error);
+
+/**
+ * Decodes the picture as it stands into `image`; costs as much as the end of a picture does. Only within the
+ * callback that was given `preview`. RISSOLE_STATUS_BUDGET: the budget keeps the decoder out of memory while blocks
+ * are drawn.
+ *
+ * # Safety
+ * `preview` is NULL or as given to the callback that calls; `image` as for rissole_generate.
+ */
+enum rissole_status rissole_preview_get_image(const struct rissole_preview *preview,
+                                              struct rissole_image *image,
+                                              struct rissole_error *error);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* RISSOLE_H */

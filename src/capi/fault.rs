@@ -1,0 +1,232 @@
+//! Status codes, the text that goes with them, and the guard that every function works in.
+
+use std::ffi::{CStr, c_char};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::error::Error;
+
+/// What a function answers. The values never change.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// All is well.
+    Ok = 0,
+    /// A defect of the library.
+    Internal = 1,
+    /// An argument cannot be: NULL, misaligned, out of bounds, or not what this bundle takes.
+    Argument = 2,
+    /// A file of the bundle is missing, damaged, foreign or inconsistent.
+    Bundle = 3,
+    /// The work does not fit in the RAM budget; `needs` says what would.
+    Budget = 4,
+    /// The operating system refused a read.
+    Io = 5,
+    /// The caller's buffer is too small; `needs` says how many bytes it must have.
+    Buffer = 6,
+    /// The caller asked to stop.
+    Cancelled = 7,
+    /// The generator is at work on another thread, or in the callback that called.
+    Busy = 8,
+}
+
+/// Bytes of a message, its NUL included; [`ErrorInfo::message`] has the number itself, for the header.
+pub const MESSAGE_BYTES: usize = 504;
+
+/// What went wrong, in memory of the caller. Functions that can fail take a pointer to one, or NULL; it is written
+/// at every call, also when all is well (then the message is empty). Its layout never changes.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct ErrorInfo {
+    /// What the function answered.
+    pub status: Status,
+    /// Always 0.
+    pub reserved: u32,
+    /// Bytes that would do, for RISSOLE_STATUS_BUDGET and RISSOLE_STATUS_BUFFER; else 0.
+    pub needs: u64,
+    /// What went wrong and with which file, in English, UTF-8, cut to fit, always ended by NUL.
+    pub message: [c_char; 504],
+}
+
+/// The name of a status, like "budget". Never NULL, valid for ever; any number may be asked for.
+#[unsafe(no_mangle)]
+pub extern "C" fn rissole_status_string(status: i32) -> *const c_char {
+    let name: &CStr = match status {
+        0 => c"ok",
+        1 => c"internal error",
+        2 => c"bad argument",
+        3 => c"bad bundle",
+        4 => c"over budget",
+        5 => c"input/output error",
+        6 => c"buffer too small",
+        7 => c"cancelled",
+        8 => c"busy",
+        _ => c"unknown status",
+    };
+    name.as_ptr()
+}
+
+/// Why a function fails.
+#[derive(Debug)]
+pub(super) struct Fault {
+    status: Status,
+    needs: u64,
+    message: String,
+}
+
+pub(super) type Outcome<T> = Result<T, Fault>;
+
+impl Fault {
+    pub fn argument(message: impl Into<String>) -> Self {
+        Self { status: Status::Argument, needs: 0, message: message.into() }
+    }
+
+    pub fn buffer(needs: usize) -> Self {
+        let message = format!("the buffer must have {needs} bytes");
+        Self { status: Status::Buffer, needs: needs as u64, message }
+    }
+
+    pub fn busy() -> Self {
+        Self { status: Status::Busy, needs: 0, message: "the generator is at work".into() }
+    }
+
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self { status: Status::Internal, needs: 0, message: message.into() }
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        let (status, needs) = match &error {
+            Error::Usage(_) => (Status::Argument, 0),
+            Error::File { .. } => (Status::Bundle, 0),
+            Error::Budget { needs, .. } => (Status::Budget, *needs),
+            Error::Io { .. } => (Status::Io, 0),
+            Error::Interrupted => (Status::Cancelled, 0),
+            Error::Internal(_) => (Status::Internal, 0),
+        };
+        Self { status, needs, message: error.to_string() }
+    }
+}
+
+/// Does `work`, catches what unwinds, and tells the caller how it went, by the status and in `info`.
+///
+/// # Safety
+/// `info` is NULL or points to an [`ErrorInfo`], which need not be initialized.
+pub(super) unsafe fn guard(info: *mut ErrorInfo, work: impl FnOnce() -> Outcome<()>) -> Status {
+    if !info.is_aligned() {
+        return Status::Argument;
+    }
+    // What a panic may leave half done is never used again: locks are poisoned, outputs not written.
+    let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(Fault::internal("a panic")));
+    let fault = outcome.err().unwrap_or(Fault { status: Status::Ok, needs: 0, message: String::new() });
+    if !info.is_null() {
+        let mut written =
+            ErrorInfo { status: fault.status, reserved: 0, needs: fault.needs, message: [0; MESSAGE_BYTES] };
+        put_text(&fault.message, &mut written.message);
+        // SAFETY: not NULL, aligned, and by contract an `ErrorInfo`.
+        unsafe { info.write(written) };
+    }
+    fault.status
+}
+
+/// Writes `text` and a NUL into `to`, cut at a character where it is too long, and at a NUL of its own.
+pub(super) fn put_text(text: &str, to: &mut [c_char]) {
+    let text = text.split('\0').next().unwrap_or_default();
+    let mut end = text.len().min(to.len() - 1);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    to.iter_mut().zip(text[..end].bytes()).for_each(|(to, byte)| *to = byte as c_char);
+    to[end] = 0;
+}
+
+/// What `p` points to.
+///
+/// # Safety
+/// `p` is NULL, misaligned, or points to a `T` that lives for `'a` and is not written meanwhile.
+pub(super) unsafe fn given<'a, T>(p: *const T, name: &str) -> Outcome<&'a T> {
+    if p.is_null() || !p.is_aligned() {
+        return Err(Fault::argument(format!("{name} is {}", if p.is_null() { "NULL" } else { "misaligned" })));
+    }
+    // SAFETY: not NULL, aligned; the rest is the caller's contract.
+    Ok(unsafe { &*p })
+}
+
+/// A place to write a `T` to, set to `initial`.
+///
+/// # Safety
+/// `p` is NULL, misaligned, or points to memory of a `T` that nobody else uses during `'a`.
+pub(super) unsafe fn place<'a, T>(p: *mut T, initial: T, name: &str) -> Outcome<&'a mut T> {
+    if p.is_null() || !p.is_aligned() {
+        return Err(Fault::argument(format!("{name} is {}", if p.is_null() { "NULL" } else { "misaligned" })));
+    }
+    // SAFETY: not NULL, aligned; the memory is a `T`'s by contract, and is initialized before it is lent.
+    unsafe {
+        p.write(initial);
+        Ok(&mut *p)
+    }
+}
+
+/// The text that `p` points to.
+///
+/// # Safety
+/// `p` is NULL or points to bytes that end with a NUL and live for `'a`.
+pub(super) unsafe fn text<'a>(p: *const c_char, name: &str) -> Outcome<&'a str> {
+    if p.is_null() {
+        return Err(Fault::argument(format!("{name} is NULL")));
+    }
+    // SAFETY: not NULL; by contract it ends with a NUL.
+    let bytes = unsafe { CStr::from_ptr(p) };
+    bytes.to_str().map_err(|_| Fault::argument(format!("{name} is not UTF-8")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(info: &ErrorInfo) -> &str {
+        // SAFETY: `guard` ends every message with a NUL.
+        unsafe { CStr::from_ptr(info.message.as_ptr()) }.to_str().unwrap()
+    }
+
+    fn guarded(work: impl FnOnce() -> Outcome<()>) -> ErrorInfo {
+        let mut info = std::mem::MaybeUninit::uninit();
+        // SAFETY: the pointer is to memory of an `ErrorInfo`, which `guard` writes.
+        let info = unsafe {
+            guard(info.as_mut_ptr(), work);
+            info.assume_init()
+        };
+        assert_eq!(info.reserved, 0);
+        info
+    }
+
+    #[test]
+    fn every_outcome_has_its_status_and_its_text() {
+        let ok = guarded(|| Ok(()));
+        assert_eq!((ok.status, ok.needs, message(&ok)), (Status::Ok, 0, ""));
+        let over = guarded(|| Err(Error::Budget { needs: 10, budget: 9 }.into()));
+        assert_eq!((over.status, over.needs), (Status::Budget, 10));
+        assert!(message(&over).contains("needs 10 bytes"));
+        let panicked = guarded(|| panic!("odd"));
+        assert_eq!(panicked.status, Status::Internal);
+        // SAFETY: NULL is allowed.
+        assert_eq!(unsafe { guard(std::ptr::null_mut(), || Err(Fault::busy())) }, Status::Busy);
+    }
+
+    #[test]
+    fn a_long_text_is_cut_at_a_character() {
+        let mut to = [1 as c_char; 6];
+        put_text("aä€x", &mut to);
+        assert_eq!(to.map(|c| c as u8), [b'a', 0xc3, 0xa4, 0, 1, 1]);
+        put_text("a\0b", &mut to);
+        assert_eq!(to[1], 0);
+    }
+
+    #[test]
+    fn every_status_has_a_name() {
+        // SAFETY: the strings are static.
+        let name = |status| unsafe { CStr::from_ptr(rissole_status_string(status)) }.to_str().unwrap();
+        assert_eq!((name(Status::Ok as i32), name(Status::Busy as i32)), ("ok", "busy"));
+        assert_eq!((name(9), name(-1)), ("unknown status", "unknown status"));
+    }
+}

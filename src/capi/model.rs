@@ -1,0 +1,201 @@
+//! Models: an opened bundle, shared between threads.
+
+use std::ffi::{CString, c_char};
+
+use super::fault::{ErrorInfo, Fault, Status, given, guard, place, text};
+use super::grown::{self, Grown};
+use crate::bundle::Bundle;
+use crate::bundle::manifest::SamplerKind;
+
+/// An opened bundle. Immutable: any number of threads may use it at once.
+#[derive(Debug)]
+pub struct Model {
+    pub(super) bundle: Bundle,
+    name: CString,
+    licence: CString,
+}
+
+/// What a model draws and how it does by default. Set `struct_size` before it is filled in.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct ModelInfo {
+    /// sizeof(rissole_model_info).
+    pub struct_size: u32,
+    /// Width of the pictures in pixels.
+    pub width: u32,
+    /// Height of the pictures in pixels.
+    pub height: u32,
+    /// Rows of blocks.
+    pub block_rows: u32,
+    /// Columns of blocks.
+    pub block_cols: u32,
+    /// 1 where a thumbnail is drawn before the blocks, else 0.
+    pub thumbnail: u32,
+    /// Most neighbours that can be asked for.
+    pub neighbours: u32,
+    /// Most sampling steps that can be asked for.
+    pub max_steps: u32,
+    /// Sampling steps by default.
+    pub steps: u32,
+    /// Sampler by default, a rissole_sampler.
+    pub sampler: u32,
+    /// 1 where pictures can be queries, else 0.
+    pub has_encoder: u32,
+    /// Values of a latent.
+    pub latent_values: u32,
+}
+
+// SAFETY: `repr(C)`, numbers only, the size first.
+unsafe impl Grown for ModelInfo {
+    const FIRST: usize = size_of::<ModelInfo>();
+    fn initial() -> Self {
+        Self {
+            struct_size: size_of::<Self>() as u32,
+            width: 0,
+            height: 0,
+            block_rows: 0,
+            block_cols: 0,
+            thumbnail: 0,
+            neighbours: 0,
+            max_steps: 0,
+            steps: 0,
+            sampler: 0,
+            has_encoder: 0,
+            latent_values: 0,
+        }
+    }
+}
+
+/// Samplers.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sampler {
+    /// The model's own.
+    Default = 0,
+    /// Ancestral DDPM.
+    Ddpm = 1,
+    /// DDIM, deterministic.
+    Ddim = 2,
+    /// DPM-Solver++ 2M.
+    Dpmpp2m = 3,
+}
+
+impl From<SamplerKind> for Sampler {
+    fn from(kind: SamplerKind) -> Self {
+        match kind {
+            SamplerKind::Ddpm => Self::Ddpm,
+            SamplerKind::Ddim => Self::Ddim,
+            SamplerKind::DpmSolverPp2m => Self::Dpmpp2m,
+        }
+    }
+}
+
+/// Opens the bundle in the folder `path` (UTF-8) and puts it into `*model`, which becomes NULL on failure. Checks the
+/// manifest, and presence and size of every file. Close it with rissole_model_close. Any thread.
+///
+/// # Safety
+/// `path` is NULL or ends with NUL; `model` is NULL or points to a pointer; `error` is NULL or points to a
+/// rissole_error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rissole_model_open(
+    path: *const c_char,
+    model: *mut *mut Model,
+    error: *mut ErrorInfo,
+) -> Status {
+    // SAFETY: as the caller vouches, here and below.
+    unsafe {
+        guard(error, || {
+            let model = place(model, std::ptr::null_mut(), "model")?;
+            let bundle = Bundle::open(text(path, "path")?)?;
+            // The manifest has no NUL in its strings that matter: what follows one is left out.
+            let string = |text: &str| CString::new(text.split('\0').next().unwrap_or_default()).unwrap_or_default();
+            let (name, licence) = (string(&bundle.manifest.name), string(&bundle.manifest.licence));
+            *model = Box::into_raw(Box::new(Model { bundle, name, licence }));
+            Ok(())
+        })
+    }
+}
+
+/// Closes a model; NULL is ignored. Its generators may live on. No other thread may be using it.
+///
+/// # Safety
+/// `model` is NULL or came from rissole_model_open and was not closed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rissole_model_close(model: *mut Model) {
+    if !model.is_null() {
+        let drop_it = || {
+            // SAFETY: it came from `Box::into_raw`, once, by contract.
+            drop(unsafe { Box::from_raw(model) });
+            Ok(())
+        };
+        // SAFETY: NULL is allowed.
+        unsafe { guard(std::ptr::null_mut(), drop_it) };
+    }
+}
+
+/// Fills in what the model draws. Any thread.
+///
+/// # Safety
+/// `model` is NULL or open; `info` is NULL or has `struct_size` bytes; `error` is NULL or points to a rissole_error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rissole_model_get_info(
+    model: *const Model,
+    info: *mut ModelInfo,
+    error: *mut ErrorInfo,
+) -> Status {
+    // SAFETY: as the caller vouches, here and below.
+    unsafe {
+        guard(error, || {
+            let m = &given(model, "model")?.bundle.manifest;
+            let filled = ModelInfo {
+                struct_size: size_of::<ModelInfo>() as u32,
+                width: number(m.image.width)?,
+                height: number(m.image.height)?,
+                block_rows: number(m.grid.rows)?,
+                block_cols: number(m.grid.cols)?,
+                thumbnail: u32::from(m.coherence.thumbnail),
+                neighbours: number(m.retrieval.neighbours)?,
+                max_steps: number(m.diffusion.timesteps)?,
+                steps: number(m.diffusion.steps)?,
+                sampler: Sampler::from(m.diffusion.sampler) as u32,
+                has_encoder: u32::from(m.networks.encoder.is_some()),
+                latent_values: number(m.latent.shape.len())?,
+            };
+            grown::write(info, filled, "info")
+        })
+    }
+}
+
+/// The model's name; valid until it is closed, NULL for NULL.
+///
+/// # Safety
+/// `model` is NULL or open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rissole_model_name(model: *const Model) -> *const c_char {
+    // SAFETY: as the caller vouches.
+    unsafe { given(model, "model") }.map_or(std::ptr::null(), |model| model.name.as_ptr())
+}
+
+/// The terms of the model's weights and database; valid until it is closed, NULL for NULL.
+///
+/// # Safety
+/// `model` is NULL or open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rissole_model_licence(model: *const Model) -> *const c_char {
+    // SAFETY: as the caller vouches.
+    unsafe { given(model, "model") }.map_or(std::ptr::null(), |model| model.licence.as_ptr())
+}
+
+/// Reads every file of the model and checks its hash: after a download, or when storage is in doubt. Any thread.
+///
+/// # Safety
+/// `model` is NULL or open; `error` is NULL or points to a rissole_error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rissole_model_verify(model: *const Model, error: *mut ErrorInfo) -> Status {
+    // SAFETY: as the caller vouches.
+    unsafe { guard(error, || Ok(given(model, "model")?.bundle.verify()?)) }
+}
+
+fn number(n: usize) -> Result<u32, Fault> {
+    u32::try_from(n).map_err(|_| Fault::internal(format!("{n} is too large")))
+}
