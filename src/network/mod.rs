@@ -1,51 +1,109 @@
-//! Neural networks: an ONNX file, checked against the manifest, run by tract on one thread.
+//! Neural networks: an ONNX file, checked against the manifest, run on one thread: by our own operators where they
+//! cover the whole graph, else by tract.
 
+mod arena;
 mod check;
+mod lower;
+mod ops;
+mod program;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
 
 use crate::bundle::manifest::{NetworkEntry, TensorEntry};
 use crate::error::{Error, Result};
+use program::{Program, Workspace};
 
 /// A network with static shapes, all tensors `f32`, one output, ready to run. It may be run from several
 /// threads at once; each run is single-threaded, so its result does not depend on that.
 pub struct Network {
-    plan: Arc<TypedSimplePlan>,
+    runner: Runner,
     path: PathBuf,
     inputs: Vec<TensorEntry>,
     output_len: usize,
+}
+
+/// What computes a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// Operators of this crate: the graph is one that our exporter writes.
+    Own,
+    /// tract: any other graph.
+    Tract,
+}
+
+/// An engine, loaded.
+enum Runner {
+    Own(OwnRunner),
+    Tract(Arc<TypedSimplePlan>),
+}
+
+/// A program, and the memory that its runs have left: as much as ran at once at most.
+struct OwnRunner {
+    program: Program,
+    idle: Mutex<Vec<Workspace>>,
 }
 
 impl Network {
     /// Most values in one input or output (1 GiB): what a manifest may make the runtime allocate.
     pub const MAX_VALUES: usize = 1 << 28;
 
-    /// Loads the ONNX file at `path`, whose tensors must be those of `entry`, and optimizes it for this CPU.
+    /// Loads the ONNX file at `path`, whose tensors must be those of `entry`, and readies it for this CPU.
     ///
     /// # Errors
     /// [`Error::File`] naming `path` where the file cannot be read, is damaged, holds NaN, keeps its weights in
-    /// other files, does not have the tensors of `entry`, or cannot be run by tract.
+    /// other files, does not have the tensors of `entry`, or cannot be run by tract either.
     pub fn load(path: impl AsRef<Path>, entry: &NetworkEntry) -> Result<Self> {
-        let path = path.as_ref().to_owned();
+        let path = path.as_ref();
+        Self::load_by(path, entry, |proto| match lower::lower(&proto, entry) {
+            Ok(program) => Ok(Runner::Own(OwnRunner { program, idle: Mutex::default() })),
+            Err(why) => {
+                log::info!("{}: run by tract, since {why}", path.display());
+                optimize(proto)
+            }
+        })
+    }
+
+    /// As [`Self::load`], but run by tract in any case: what our own operators are compared with.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_with_tract(path: impl AsRef<Path>, entry: &NetworkEntry) -> Result<Self> {
+        Self::load_by(path.as_ref(), entry, optimize)
+    }
+
+    fn load_by(
+        path: &Path,
+        entry: &NetworkEntry,
+        ready: impl FnOnce(ModelProto) -> TractResult<Runner>,
+    ) -> Result<Self> {
         let [output] = &entry.outputs[..] else {
-            return Err(Error::file(&path, "a network must have one output"));
+            return Err(Error::file(path, "a network must have one output"));
         };
         let mut lens = entry.inputs.iter().chain([output]).map(volume);
         if !lens.all(|len| len.is_some_and(|len| len <= Self::MAX_VALUES)) {
-            return Err(Error::file(&path, format!("has a tensor of more than {} values", Self::MAX_VALUES)));
+            return Err(Error::file(path, format!("has a tensor of more than {} values", Self::MAX_VALUES)));
         }
-        let plan = guard(&path, || {
-            let proto = onnx().proto_model_for_path(&path)?;
+        let runner = guard(path, || {
+            let proto = onnx().proto_model_for_path(path)?;
             check::check(&proto, entry).map_err(TractError::msg)?;
-            optimize(proto)
+            ready(proto)
         })?;
-        Ok(Self { plan, path, inputs: entry.inputs.clone(), output_len: volume(output).unwrap_or(0) })
+        let (path, inputs) = (path.to_owned(), entry.inputs.clone());
+        Ok(Self { runner, path, inputs, output_len: volume(output).unwrap_or(0) })
+    }
+
+    /// What computes this network.
+    pub fn engine(&self) -> Engine {
+        match self.runner {
+            Runner::Own(_) => Engine::Own,
+            Runner::Tract(_) => Engine::Tract,
+        }
     }
 
     /// Number of values in each input, in order.
@@ -62,31 +120,39 @@ impl Network {
     /// [`Self::output_len`] values.
     ///
     /// # Errors
-    /// [`Error::File`] naming the network's file where tract fails or the output is not finite;
+    /// [`Error::File`] naming the network's file where it cannot be computed or the output is not finite;
     /// [`Error::Internal`] where a length is wrong.
     pub fn run(&self, inputs: &[&[f32]], out: &mut [f32]) -> Result<()> {
         if !inputs.iter().map(|input| input.len()).eq(self.input_lens()) || out.len() != self.output_len {
             return Err(Error::Internal(format!("{}: run with tensors of wrong length", self.path.display())));
         }
-        guard(&self.path, || {
-            let tensors = self
-                .inputs
-                .iter()
-                .zip(inputs)
-                .map(|(entry, values)| Tensor::from_shape(&entry.shape, values).map(TValue::from));
-            let outputs = self.plan.run(tensors.collect::<TractResult<_>>()?)?;
-            let view = outputs[0].try_as_plain_ram()?;
-            let values = view.as_slice::<f32>()?;
-            if values.len() != out.len() {
-                return Err(TractError::msg("gives an output of the wrong length"));
+        guard(&self.path, || match &self.runner {
+            Runner::Own(runner) => {
+                runner.run(inputs, out);
+                Ok(())
             }
-            out.copy_from_slice(values);
-            Ok(())
+            Runner::Tract(plan) => self.run_plan(plan, inputs, out),
         })?;
         match out.iter().all(|value| value.is_finite()) {
             true => Ok(()),
             false => Err(Error::file(&self.path, "the network's output is not finite: its weights are damaged")),
         }
+    }
+
+    fn run_plan(&self, plan: &Arc<TypedSimplePlan>, inputs: &[&[f32]], out: &mut [f32]) -> TractResult<()> {
+        let tensors = self
+            .inputs
+            .iter()
+            .zip(inputs)
+            .map(|(entry, values)| Tensor::from_shape(&entry.shape, values).map(TValue::from));
+        let outputs = plan.run(tensors.collect::<TractResult<_>>()?)?;
+        let view = outputs[0].try_as_plain_ram()?;
+        let values = view.as_slice::<f32>()?;
+        if values.len() != out.len() {
+            return Err(TractError::msg("gives an output of the wrong length"));
+        }
+        out.copy_from_slice(values);
+        Ok(())
     }
 
     /// Runs the network once on zeros: shows that it runs, and what memory that takes.
@@ -102,15 +168,27 @@ impl Network {
 
 impl fmt::Debug for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Network").field("path", &self.path).finish_non_exhaustive()
+        let engine = self.engine();
+        f.debug_struct("Network").field("path", &self.path).field("engine", &engine).finish_non_exhaustive()
+    }
+}
+
+impl OwnRunner {
+    /// Runs the program in memory that an earlier run has left, if there is any.
+    fn run(&self, inputs: &[&[f32]], out: &mut [f32]) {
+        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = idle().pop();
+        let mut workspace = taken.unwrap_or_else(|| self.program.workspace());
+        self.program.run(inputs, out, &mut workspace);
+        idle().push(workspace);
     }
 }
 
 /// The model is consumed, so that its weights are not held twice while it is optimized.
-fn optimize(proto: ModelProto) -> TractResult<Arc<TypedSimplePlan>> {
+fn optimize(proto: ModelProto) -> TractResult<Runner> {
     let model = onnx().model_for_proto_model(&proto)?;
     drop(proto);
-    model.into_optimized()?.into_runnable()
+    Ok(Runner::Tract(model.into_optimized()?.into_runnable()?))
 }
 
 /// Number of values of a tensor, or `None` where that overflows.
@@ -118,7 +196,7 @@ fn volume(tensor: &TensorEntry) -> Option<usize> {
     tensor.shape.iter().try_fold(1usize, |n, &side| n.checked_mul(side))
 }
 
-/// Runs `work` of tract on the file at `path`. What tract refuses, and the odd graph on which it panics,
+/// Runs `work` on the file at `path`. What tract refuses, and the odd graph on which it or we panic,
 /// becomes a fault of that file. Nothing that a panic could leave half done is used afterwards.
 fn guard<T>(path: &Path, work: impl FnOnce() -> TractResult<T>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(work)) {

@@ -1,0 +1,80 @@
+//! Time of one run of each network of a bundle, by our own operators and by tract: `cargo bench --bench network`.
+//! The bundle is `models/avatars64`, or the folder in `RISSOLE_MODEL`.
+//!
+//! Both run in turn, on one thread, a batch of runs at a time; printed are medians of the batches' processor time for
+//! one run, which other programs disturb less than the time of day.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use rissole::bundle::manifest::NetworkEntry;
+use rissole::network::{Engine, Network};
+use rissole::{Bundle, Result};
+
+/// Batches, and time that one should take: Linux brings processor time up to date every few milliseconds.
+const BATCHES: usize = 15;
+const BATCH_MS: f64 = 100.0;
+
+fn main() -> Result<()> {
+    let folder = std::env::var("RISSOLE_MODEL").unwrap_or_else(|_| "models/avatars64".into());
+    let bundle = Bundle::open(folder)?;
+    let networks = &bundle.manifest.networks;
+    let all = [&networks.conditioner, &networks.denoiser, &networks.decoder];
+    println!("{:<18} {:>9} {:>9} {:>7}", "network", "ours ms", "tract ms", "ratio");
+    all.into_iter().chain(&networks.encoder).try_for_each(|entry| compare(&bundle, entry))
+}
+
+fn compare(bundle: &Bundle, entry: &NetworkEntry) -> Result<()> {
+    let path = bundle.path_of(&entry.file);
+    let (ours, tract) = (Network::load(&path, entry)?, Network::load_with_tract(&path, entry)?);
+    if ours.engine() == Engine::Tract {
+        println!("{:<18} not covered by our operators", entry.file);
+        return Ok(());
+    }
+    let inputs: Vec<Vec<f32>> =
+        ours.input_lens().map(|len| (0..len).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect()).collect();
+    let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+    let mut out = vec![0.0; ours.output_len()];
+    let mut times = [vec![], vec![]];
+    for _ in 0..BATCHES {
+        for (network, times) in [&ours, &tract].into_iter().zip(&mut times) {
+            let (started, mut runs) = (Clock::now(), 0);
+            while started.elapsed_ms() < BATCH_MS {
+                network.run(black_box(&inputs), black_box(&mut out))?;
+                runs += 1;
+            }
+            times.push(started.elapsed_ms() / f64::from(runs));
+        }
+    }
+    let [ours, tract] = times.map(median);
+    println!("{:<18} {ours:>9.3} {tract:>9.3} {:>7.2}", entry.file, tract / ours);
+    Ok(())
+}
+
+/// The processor time of this thread where Linux tells it, else the time of day.
+struct Clock {
+    day: Instant,
+    processor: Option<u64>,
+}
+
+impl Clock {
+    fn now() -> Self {
+        Self { day: Instant::now(), processor: processor_ns() }
+    }
+
+    fn elapsed_ms(&self) -> f64 {
+        match (self.processor, processor_ns()) {
+            (Some(before), Some(now)) => (now - before) as f64 * 1e-6,
+            _ => self.day.elapsed().as_secs_f64() * 1e3,
+        }
+    }
+}
+
+fn processor_ns() -> Option<u64> {
+    std::fs::read_to_string("/proc/thread-self/schedstat").ok()?.split(' ').next()?.parse().ok()
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}

@@ -1,0 +1,75 @@
+//! Instruction sets, chosen at run time. The only unsafe code of the operators.
+#![allow(unsafe_code)]
+
+/// Work that is compiled for each instruction set.
+pub(super) trait Task {
+    /// Does it. To be `#[inline(always)]`, as all it calls, or it is compiled for the baseline only.
+    fn run(self);
+}
+
+/// An instruction set that this CPU has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::network) enum Isa {
+    /// What the target has at the least. On aarch64 that includes NEON and fused multiply-add; on x86-64 the fusion
+    /// is a call for every product, slow but of the same bits.
+    Baseline,
+    /// AVX2 and FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX-512F.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Isa {
+    /// The best of [`Self::all`].
+    pub fn best() -> Self {
+        Self::all().last().unwrap_or(Self::Baseline)
+    }
+
+    /// All that this CPU has, slowest first.
+    pub fn all() -> impl Iterator<Item = Self> {
+        #[cfg(target_arch = "x86_64")]
+        let more = {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx512 = avx2 && is_x86_feature_detected!("avx512f");
+            [avx2.then_some(Self::Avx2), avx512.then_some(Self::Avx512)]
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let more: [Option<Self>; 0] = [];
+        std::iter::once(Self::Baseline).chain(more.into_iter().flatten())
+    }
+
+    /// Does `task` with this instruction set. It is never inlined into its caller, which keeps the registers of the
+    /// inner loops to themselves.
+    pub(super) fn run<T: Task>(self, task: T) {
+        match self {
+            Self::Baseline => baseline(task),
+            // SAFETY: values of these variants come from `all` alone, which asked the CPU.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { avx2(task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { avx512(task) },
+        }
+    }
+}
+
+#[inline(never)]
+fn baseline<T: Task>(task: T) {
+    task.run();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+#[inline(never)]
+fn avx2<T: Task>(task: T) {
+    task.run();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx2,fma")]
+#[inline(never)]
+fn avx512<T: Task>(task: T) {
+    task.run();
+}

@@ -1,0 +1,318 @@
+//! Every operator on odd sizes: all instruction sets against each other bit for bit, and against naive sums in f64.
+
+use super::*;
+
+/// Uniform in −1…1, from splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn values(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| self.next()).collect()
+    }
+}
+
+fn shape(height: usize, width: usize, channels: usize) -> Shape {
+    Shape { channels, height, width }
+}
+
+/// An activation of random values whose pixels lie `gap` values apart, with others between and zeros behind.
+struct Loose {
+    values: Vec<f32>,
+    view: View,
+}
+
+impl Loose {
+    fn new(random: &mut Random, shape: Shape, gap: usize) -> Self {
+        let wide = Shape { channels: shape.channels + gap, ..shape };
+        let mut values = random.values(wide.len());
+        values.resize(wide.len() + wide.channels, 0.0);
+        Self { values, view: View::whole(wide).channels(gap / 2, shape.channels) }
+    }
+
+    fn grid(&self) -> Grid<'_> {
+        Grid { values: &self.values, view: self.view }
+    }
+
+    /// Value at a row, column and channel; 0 outside.
+    fn at(&self, y: isize, x: isize, c: usize) -> f64 {
+        let Shape { height, width, .. } = self.view.shape;
+        let inside = (0..height as isize).contains(&y) && (0..width as isize).contains(&x);
+        if inside { f64::from(self.grid().pixel(y as usize, x as usize)[c]) } else { 0.0 }
+    }
+
+    fn all(&self) -> Vec<f64> {
+        values_of(self.view.shape, |y, x, c| self.at(y as isize, x as isize, c))
+    }
+}
+
+fn values_of(shape: Shape, value: impl Fn(usize, usize, usize) -> f64) -> Vec<f64> {
+    let (c, w) = (shape.channels, shape.width);
+    (0..shape.len()).map(|i| value(i / c / w, i / c % w, i % c)).collect()
+}
+
+/// Runs `work` by every instruction set into an output of `shape` whose pixels lie `gap` values apart; all must give
+/// the same bits, near `expected`, and leave what lies between the pixels alone.
+fn check(shape: Shape, gap: usize, expected: &[f64], tolerance: f64, work: impl Fn(Isa, GridMut)) {
+    let mut first: Option<Vec<u32>> = None;
+    for isa in Isa::all() {
+        let wide = Shape { channels: shape.channels + gap, ..shape };
+        let mut values = vec![7.5; wide.len()];
+        let view = View::whole(wide).channels(gap / 2, shape.channels);
+        work(isa, GridMut { values: &mut values, view });
+        let out = Loose { values, view };
+        for (i, (found, expected)) in out.all().iter().zip(expected).enumerate() {
+            assert!((found - expected).abs() <= tolerance, "{isa:?}, value {i}: {found}, not {expected}");
+        }
+        let between = out.values.iter().enumerate().filter(|(i, _)| {
+            let c = i % wide.channels;
+            c < gap / 2 || c >= gap / 2 + shape.channels
+        });
+        assert!(between.into_iter().all(|(_, value)| *value == 7.5), "{isa:?} writes between the pixels");
+        let bits: Vec<u32> = out.values.iter().map(|value| value.to_bits()).collect();
+        assert!(*first.get_or_insert_with(|| bits.clone()) == bits, "{isa:?} gives other bits");
+    }
+}
+
+fn silu64(x: f64) -> f64 {
+    x / (1.0 + (-x).exp())
+}
+
+#[derive(Clone, Copy)]
+struct Case {
+    input: Shape,
+    outputs: usize,
+    size: usize,
+    stride: usize,
+    upsample: bool,
+    int8: bool,
+    extras: bool,
+}
+
+fn check_conv(case: Case) {
+    let Case { input, outputs, size, stride, upsample, int8, extras } = case;
+    let mut random = Random(outputs as u64 * 100 + input.len() as u64);
+    let kernel = Kernel { outputs, inputs: input.channels, size };
+    let row = kernel.row().unwrap();
+    let bytes: Vec<u8> = (0..row * outputs).map(|_| ((random.next() * 127.0) as i8).cast_unsigned()).collect();
+    let scales: Vec<f32> = (0..outputs).map(|_| 0.003 + 0.002 * random.next()).collect();
+    let values: Vec<f32> = match int8 {
+        true => (0..row * outputs).map(|i| f32::from(bytes[i].cast_signed()) * scales[i / row]).collect(),
+        false => random.values(row * outputs).iter().map(|v| v * 0.4).collect(),
+    };
+    let bias = random.values(outputs);
+    let rows: Vec<_> = bytes.chunks_exact(row).zip(&scales).map(|(bytes, &scale)| Quantized { bytes, scale }).collect();
+    let weights = if int8 { Weights::quantized(kernel, &rows, &bias) } else { Weights::float(kernel, &values, &bias) };
+    let conv = Conv { weights, geometry: Geometry { size, stride, pad: size / 2, upsample }, silu: extras };
+
+    let x = Loose::new(&mut random, input, 3);
+    let output = conv.geometry.output(input, outputs).unwrap();
+    let vector = random.values(outputs);
+    let residual = Loose::new(&mut random, output, 5);
+    let expected = values_of(output, |y, column, o| {
+        let mut sum = f64::from(bias[o]);
+        for (at, weight) in values[o * row..][..row].iter().enumerate() {
+            let (i, dy, dx) = (at / size / size, at / size % size, at % size);
+            let y = (y * stride + dy) as isize - (size / 2) as isize;
+            let column = (column * stride + dx) as isize - (size / 2) as isize;
+            let halved = |side: isize| if upsample { side.div_euclid(2) } else { side };
+            sum += f64::from(*weight) * x.at(halved(y), halved(column), i);
+        }
+        if !extras {
+            return sum;
+        }
+        silu64(sum + f64::from(vector[o]) + residual.at(y as isize, column as isize, o))
+    });
+    check(output, 4, &expected, 2e-5, |isa, out| {
+        let mut scratch = vec![f32::NAN; conv.scratch()];
+        let inputs = ConvInputs {
+            x: x.grid(),
+            vector: extras.then_some(&vector[..]),
+            residual: extras.then_some(residual.grid()),
+        };
+        conv.run(isa, inputs, out, &mut scratch);
+    });
+}
+
+#[test]
+fn convolution() {
+    for (input, outputs) in [(shape(5, 7, 3), 1), (shape(1, 1, 33), 50), (shape(6, 4, 16), 16), (shape(3, 9, 20), 37)] {
+        for (size, stride) in [(1, 1), (3, 1), (3, 2), (5, 1), (2, 2)] {
+            for int8 in [false, true] {
+                let case = Case { input, outputs, size, stride, upsample: false, int8, extras: int8 };
+                if input.height + 2 * (size / 2) >= size {
+                    check_conv(case);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn convolution_of_what_is_made_larger() {
+    for (input, outputs) in [(shape(5, 3, 7), 19), (shape(1, 1, 5), 3), (shape(4, 6, 16), 32)] {
+        for (int8, extras) in [(false, false), (false, true), (true, false), (true, true)] {
+            check_conv(Case { input, outputs, size: 3, stride: 1, upsample: true, int8, extras });
+        }
+    }
+}
+
+#[test]
+fn a_convolution_that_does_not_fit_has_no_output() {
+    let output = |size, stride, pad, upsample, shape| Geometry { size, stride, pad, upsample }.output(shape, 1);
+    assert_eq!(output(3, 2, 1, false, shape(6, 5, 2)), Some(shape(3, 3, 1)));
+    assert_eq!(output(3, 1, 1, true, shape(2, 5, 2)), Some(shape(4, 10, 1)));
+    assert_eq!(output(5, 1, 0, false, shape(4, 9, 2)), None);
+    assert_eq!(output(3, 0, 1, false, shape(4, 9, 2)), None);
+    assert_eq!(output(3, 1, 0, true, shape(4, 9, 2)), None);
+    assert_eq!(output(1, 1, usize::MAX, false, shape(4, 9, 2)), None);
+    assert_eq!(output(3, 1, 1, true, shape(usize::MAX, 9, 2)), None);
+}
+
+#[test]
+fn group_normalisation() {
+    for (shape, groups) in [(shape(5, 3, 12), 3), (shape(1, 7, 33), 1), (shape(2, 2, 40), 5), (shape(3, 3, 7), 7)] {
+        for silu in [false, true] {
+            let mut random = Random(groups as u64);
+            let x = Loose::new(&mut random, shape, 9);
+            let norm = GroupNorm {
+                groups,
+                epsilon: 1e-3,
+                scale: random.values(shape.channels).into(),
+                shift: random.values(shape.channels).into(),
+                silu,
+            };
+            let all = x.all();
+            let per_group = shape.channels / groups;
+            let group = |c: usize| {
+                let members =
+                    all.iter().enumerate().filter(move |(i, _)| i % shape.channels / per_group == c / per_group);
+                members.map(|(_, value)| *value)
+            };
+            let expected = values_of(shape, |y, column, c| {
+                let count = (shape.pixels() * per_group) as f64;
+                let mean = group(c).sum::<f64>() / count;
+                let variance = group(c).map(|v| (v - mean).powi(2)).sum::<f64>() / count;
+                let normal = (x.at(y as isize, column as isize, c) - mean) / (variance + 1e-3).sqrt();
+                let value = normal * f64::from(norm.scale[c]) + f64::from(norm.shift[c]);
+                if silu { silu64(value) } else { value }
+            });
+            check(shape, 2, &expected, 5e-6, |isa, out| {
+                norm.run(isa, x.grid(), out, &mut vec![f32::NAN; 2 * shape.channels]);
+            });
+        }
+    }
+}
+
+#[test]
+fn layer_normalisation() {
+    for shape in [shape(3, 5, 7), shape(1, 1, 50), shape(2, 2, 32)] {
+        let mut random = Random(shape.len() as u64);
+        let x = Loose::new(&mut random, shape, 1);
+        let norm = LayerNorm {
+            epsilon: 1e-5,
+            scale: random.values(shape.len()).into(),
+            shift: random.values(shape.len()).into(),
+        };
+        let all = x.all();
+        let mean = all.iter().sum::<f64>() / all.len() as f64;
+        let variance = all.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / all.len() as f64;
+        let expected = values_of(shape, |y, column, c| {
+            let i = (y * shape.width + column) * shape.channels + c;
+            (all[i] - mean) / (variance + 1e-5).sqrt() * f64::from(norm.scale[i]) + f64::from(norm.shift[i])
+        });
+        check(shape, 6, &expected, 5e-6, |isa, out| {
+            norm.run(isa, x.grid(), out, &mut vec![f32::NAN; 2 * shape.channels]);
+        });
+    }
+}
+
+#[test]
+fn attention() {
+    for (shape, heads) in [(shape(3, 5, 21), 3), (shape(1, 1, 4), 1), (shape(4, 8, 64), 2)] {
+        let mut random = Random(heads as u64);
+        let qkv = Loose::new(&mut random, Shape { channels: 3 * shape.channels, ..shape }, 2);
+        let attention = Attention { heads, scale: 2.5 };
+        let size = shape.channels / heads;
+        let at = |part: usize, token: usize, c: usize| {
+            let (y, x) = ((token / shape.width) as isize, (token % shape.width) as isize);
+            qkv.at(y, x, part * shape.channels + c)
+        };
+        let expected = values_of(shape, |y, x, c| {
+            let head = c / size * size;
+            let score = |token: usize| -> f64 {
+                (head..head + size).map(|c| at(0, y * shape.width + x, c) * at(1, token, c)).sum::<f64>() * 2.5
+            };
+            let weights: Vec<f64> = (0..shape.pixels()).map(|token| score(token).exp()).collect();
+            let mixed: f64 = weights.iter().enumerate().map(|(token, weight)| weight * at(2, token, c)).sum();
+            mixed / weights.iter().sum::<f64>()
+        });
+        check(shape, 3, &expected, 5e-5, |isa, out| {
+            let mut scratch = vec![f32::NAN; attention.scratch(shape).unwrap()];
+            attention.run(isa, qkv.grid(), out, &mut scratch);
+        });
+    }
+}
+
+#[test]
+fn silu_everywhere() {
+    let mut random = Random(5);
+    for (shape, size) in [(shape(3, 5, 19), 1.0), (shape(9, 9, 16), 30.0), (shape(2, 3, 1), 1e4)] {
+        let mut x = Loose::new(&mut random, shape, 1);
+        x.values.iter_mut().for_each(|value| *value *= size);
+        let expected = values_of(shape, |y, column, c| silu64(x.at(y as isize, column as isize, c)));
+        check(shape, 2, &expected, 2e-7 * f64::from(size), |isa, out| silu(isa, x.grid(), out));
+    }
+}
+
+#[test]
+fn the_exponential_is_close_at_every_size() {
+    for i in -870_000..=880_000 {
+        let x = i as f32 * 1e-4;
+        let (found, expected) = (f64::from(lanes::exp(x)), f64::from(x).exp());
+        assert!((found - expected).abs() <= 2.5e-7 * expected, "e^{x}: {found}, not {expected}");
+    }
+    assert_eq!(lanes::exp(0.0), 1.0);
+    assert_eq!(lanes::exp(f32::INFINITY), lanes::exp(88.0));
+    assert_eq!(lanes::exp(f32::NEG_INFINITY), lanes::exp(-87.0));
+    assert!(lanes::exp(f32::NAN).is_nan());
+    assert!(lanes::silu(f32::NAN).is_nan());
+}
+
+#[test]
+fn sums_and_moves() {
+    let shape = shape(4, 6, 12);
+    let mut random = Random(6);
+    let (a, b, vector) = (Loose::new(&mut random, shape, 2), Loose::new(&mut random, shape, 0), random.values(12));
+    let at = |x: &Loose, y: usize, column: usize, c: usize| x.at(y as isize, column as isize, c);
+    let sum = values_of(shape, |y, x, c| at(&a, y, x, c) + at(&b, y, x, c));
+    check(shape, 1, &sum, 1e-7, |_, out| add(a.grid(), b.grid(), out));
+    let sum = values_of(shape, |y, x, c| at(&a, y, x, c) + f64::from(vector[c]));
+    check(shape, 1, &sum, 1e-7, |_, out| add_vector(a.grid(), &vector, out));
+    check(shape, 1, &a.all(), 0.0, |_, out| copy(a.grid(), out));
+    let larger = Shape { channels: 3, height: 8, width: 12 };
+    let spread = values_of(larger, |y, x, c| at(&a, y / 2, x / 2, (y % 2 * 2 + x % 2) * 3 + c));
+    check(larger, 1, &spread, 0.0, |_, out| depth_to_space(a.grid(), 2, out));
+    let window = Grid { view: a.view.window(1, 2, 2, 3), ..a.grid() };
+    let part = Shape { height: 2, width: 3, ..shape };
+    check(part, 1, &values_of(part, |y, x, c| at(&a, y + 1, x + 2, c)), 0.0, |_, out| copy(window, out));
+
+    let mut planes = vec![0.0; shape.len()];
+    write_planes(a.grid(), &mut planes);
+    assert_eq!(f64::from(planes[(5 * 4 + 3) * 6 + 2]), a.at(3, 2, 5));
+    check(shape, 1, &a.all(), 0.0, |_, out| read_planes(&planes, out));
+}
+
+#[test]
+fn sinusoids() {
+    let rates = [1.0, 0.01, 0.3];
+    let angles = rates.map(|rate| f64::from(937.0f32 * rate));
+    let expected: Vec<f64> = angles.iter().map(|a| a.cos()).chain(angles.iter().map(|a| a.sin())).collect();
+    check(shape(1, 1, 6), 3, &expected, 1e-6, |_, out| sinusoid(937.0, &rates, out));
+}

@@ -1,0 +1,126 @@
+//! A network as a list of steps over one arena.
+
+use super::arena::{Place, split};
+use super::ops::{self, Attention, Conv, ConvInputs, GroupNorm, Isa, LayerNorm};
+
+/// What a step computes, and from what.
+#[derive(Debug)]
+pub(super) enum Op {
+    /// An input of the network.
+    Input(usize),
+    /// A convolution or a linear layer.
+    Conv { conv: Box<Conv>, x: Place, vector: Option<Place>, residual: Option<Place> },
+    /// Group normalisation, with SiLU or not.
+    GroupNorm { norm: GroupNorm, x: Place },
+    /// Layer normalisation.
+    LayerNorm { norm: LayerNorm, x: Place },
+    /// Self-attention.
+    Attention { attention: Attention, qkv: Place },
+    /// SiLU.
+    Silu { x: Place },
+    /// A sum.
+    Add { a: Place, b: Place },
+    /// One value per channel added to every pixel.
+    AddVector { x: Place, vector: Place },
+    /// A copy, where concatenation cannot do without.
+    Copy { x: Place },
+    /// Channels to block × block pixels.
+    DepthToSpace { block: usize, x: Place },
+    /// Cosines and sines of one value times each rate.
+    Sinusoid { rates: Box<[f32]>, t: Place },
+}
+
+/// One step. No input lies in the buffer of the output.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub op: Op,
+    pub out: Place,
+}
+
+impl Op {
+    /// Everything it reads.
+    pub fn reads(&self) -> impl Iterator<Item = &Place> {
+        let places = match self {
+            Self::Input(_) => [None; 3],
+            Self::Conv { x, vector, residual, .. } => [Some(x), vector.as_ref(), residual.as_ref()],
+            Self::Add { a, b } => [Some(a), Some(b), None],
+            Self::AddVector { x, vector } => [Some(x), Some(vector), None],
+            Self::GroupNorm { x, .. } | Self::LayerNorm { x, .. } | Self::DepthToSpace { x, .. } => {
+                [Some(x), None, None]
+            }
+            Self::Attention { qkv: x, .. } | Self::Silu { x } | Self::Copy { x } => [Some(x), None, None],
+            Self::Sinusoid { t, .. } => [Some(t), None, None],
+        };
+        places.into_iter().flatten()
+    }
+}
+
+impl Step {
+    /// Values of scratch that the step takes, or `None` where that overflows.
+    pub fn scratch(&self) -> Option<usize> {
+        match &self.op {
+            Op::Conv { conv, .. } => Some(conv.scratch()),
+            Op::GroupNorm { x, .. } | Op::LayerNorm { x, .. } => x.view.shape.channels.checked_mul(2),
+            Op::Attention { attention, .. } => attention.scratch(self.out.view.shape),
+            _ => Some(0),
+        }
+    }
+
+    fn run(&self, isa: Isa, inputs: &[&[f32]], arena: &mut [f32], scratch: &mut [f32]) {
+        let (out, others) = split(arena, &self.out);
+        let grid = |place: &Place| others.grid(place);
+        match &self.op {
+            Op::Input(i) => ops::read_planes(inputs[*i], out),
+            Op::Conv { conv, x, vector, residual } => {
+                let vector = vector.as_ref().map(|place| others.vector(place));
+                let inputs = ConvInputs { x: grid(x), vector, residual: residual.as_ref().map(grid) };
+                conv.run(isa, inputs, out, scratch);
+            }
+            Op::GroupNorm { norm, x } => norm.run(isa, grid(x), out, scratch),
+            Op::LayerNorm { norm, x } => norm.run(isa, grid(x), out, scratch),
+            Op::Attention { attention, qkv } => attention.run(isa, grid(qkv), out, scratch),
+            Op::Silu { x } => ops::silu(isa, grid(x), out),
+            Op::Add { a, b } => ops::add(grid(a), grid(b), out),
+            Op::AddVector { x, vector } => ops::add_vector(grid(x), others.vector(vector), out),
+            Op::Copy { x } => ops::copy(grid(x), out),
+            Op::DepthToSpace { block, x } => ops::depth_to_space(grid(x), *block, out),
+            Op::Sinusoid { rates, t } => ops::sinusoid(others.vector(t)[0], rates, out),
+        }
+    }
+}
+
+/// A network, ready to run.
+#[derive(Debug)]
+pub(super) struct Program {
+    pub steps: Vec<Step>,
+    /// The network's output.
+    pub output: Place,
+    /// Values of the arena.
+    pub arena: usize,
+    /// Values of scratch that the most demanding step takes.
+    pub scratch: usize,
+    /// What the steps are run with.
+    pub isa: Isa,
+}
+
+/// The memory of one run at a time.
+#[derive(Debug)]
+pub(super) struct Workspace {
+    arena: Box<[f32]>,
+    scratch: Box<[f32]>,
+}
+
+impl Program {
+    /// Memory for a run of this program.
+    pub fn workspace(&self) -> Workspace {
+        Workspace { arena: vec![0.0; self.arena].into(), scratch: vec![0.0; self.scratch].into() }
+    }
+
+    /// Runs it: `inputs` and `out` are of the network's shapes, channel × height × width. Allocates nothing.
+    pub fn run(&self, inputs: &[&[f32]], out: &mut [f32], workspace: &mut Workspace) {
+        let Workspace { arena, scratch } = workspace;
+        self.steps.iter().for_each(|step| step.run(self.isa, inputs, arena, scratch));
+        let values = &arena[self.output.buffer.clone()];
+        ops::write_planes(ops::Grid { values, view: self.output.view }, out);
+    }
+}
