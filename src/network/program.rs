@@ -59,7 +59,7 @@ impl Step {
     /// Values of scratch that the step takes, or `None` where that overflows.
     pub fn scratch(&self) -> Option<usize> {
         match &self.op {
-            Op::Conv { conv, .. } => Some(conv.scratch()),
+            Op::Conv { conv, .. } => conv.scratch(self.out.view.shape),
             Op::GroupNorm { x, .. } | Op::LayerNorm { x, .. } => x.view.shape.channels.checked_mul(2),
             Op::Attention { attention, .. } => attention.scratch(self.out.view.shape),
             _ => Some(0),

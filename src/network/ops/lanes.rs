@@ -46,6 +46,24 @@ pub(super) fn add(mut a: Lanes, b: Lanes) -> Lanes {
     a
 }
 
+/// `a − b` in each lane.
+#[inline(always)]
+pub(super) fn sub(mut a: Lanes, b: Lanes) -> Lanes {
+    for i in 0..LANES {
+        a[i] -= b[i];
+    }
+    a
+}
+
+/// `a · factor` in each lane.
+#[inline(always)]
+pub(super) fn scaled(mut a: Lanes, factor: f32) -> Lanes {
+    for value in &mut a {
+        *value *= factor;
+    }
+    a
+}
+
 /// `−a` in each lane.
 #[inline(always)]
 pub(super) fn negated(mut a: Lanes) -> Lanes {

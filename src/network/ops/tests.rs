@@ -130,7 +130,7 @@ fn check_conv(case: Case) {
         silu64(sum + f64::from(vector[o]) + residual.at(y as isize, column as isize, o))
     });
     check(output, 4, &expected, 2e-5, |isa, out| {
-        let mut scratch = vec![f32::NAN; conv.scratch()];
+        let mut scratch = vec![f32::NAN; conv.scratch(output).unwrap()];
         let inputs = ConvInputs {
             x: x.grid(),
             vector: extras.then_some(&vector[..]),
@@ -142,7 +142,13 @@ fn check_conv(case: Case) {
 
 #[test]
 fn convolution() {
-    for (input, outputs) in [(shape(5, 7, 3), 1), (shape(1, 1, 33), 50), (shape(6, 4, 16), 16), (shape(3, 9, 20), 37)] {
+    for (input, outputs) in [
+        (shape(5, 7, 3), 1),
+        (shape(1, 1, 33), 50),
+        (shape(6, 4, 16), 16),
+        (shape(3, 9, 20), 37),
+        (shape(17, 15, 18), 5),
+    ] {
         for (size, stride) in [(1, 1), (3, 1), (3, 2), (5, 1), (2, 2)] {
             for int8 in [false, true] {
                 let case = Case { input, outputs, size, stride, upsample: false, int8, extras: int8 };

@@ -1,7 +1,7 @@
 //! Weights of a convolution as its inner loop reads them.
 
 use super::isa::{Isa, Task};
-use super::lanes::{LANES, Lanes, load};
+use super::lanes::{LANES, Lanes, add, load, scaled, sub};
 
 /// Sides of a convolution's weights `[outputs, inputs, size, size]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +55,9 @@ enum Values {
     Int8(Box<[i8]>),
     Float(Box<[f32]>),
 }
+
+/// Places of a tile of Winograd's convolution.
+pub(super) const PLACES: usize = 16;
 
 /// Which quarter of a picture of twice the size is computed: rows and columns from 0 or 1 on, every second.
 pub(super) type Quarter = [usize; 2];
@@ -123,6 +126,16 @@ impl Weights {
             }
         }
     }
+
+    /// A panel of 3×3 weights for Winograd's convolution: `out` is `[PLACES, inputs, LANES]`. Exact for `i8`.
+    pub(super) fn turn(&self, isa: Isa, panel: usize, out: &mut [f32]) {
+        let len = self.scratch();
+        let range = panel * len..(panel + 1) * len;
+        match &self.values {
+            Values::Int8(values) => isa.run(Turn { values: &values[range], out }),
+            Values::Float(values) => isa.run(Turn { values: &values[range], out }),
+        }
+    }
 }
 
 fn pack<T: Copy + Default>(kernel: Kernel, value: impl Fn(usize, usize) -> T) -> Box<[T]> {
@@ -181,4 +194,45 @@ impl<T: Copy + Into<f32>> Task for Fold<'_, T> {
 #[inline(always)]
 fn folded(row: usize, tap: usize) -> usize {
     usize::from(tap > row)
+}
+
+/// G · weights · Gᵀ of Lavin & Gray.
+struct Turn<'a, T> {
+    values: &'a [T],
+    out: &'a mut [f32],
+}
+
+impl<T: Copy + Into<f32>> Task for Turn<'_, T> {
+    #[inline(always)]
+    fn run(self) {
+        let (values, out) = (self.values.as_chunks::<LANES>().0, self.out.as_chunks_mut::<LANES>().0);
+        let inputs = values.len() / 9;
+        for i in 0..inputs {
+            // Rows first: 4×3, then 4×4.
+            let mut half = [[[0.0; LANES]; 3]; 4];
+            for column in 0..3 {
+                let mut weights = [[0.0; LANES]; 3];
+                for (row, weights) in weights.iter_mut().enumerate() {
+                    for (weight, value) in weights.iter_mut().zip(values[(row * 3 + column) * inputs + i]) {
+                        *weight = value.into();
+                    }
+                }
+                for (half, turned) in half.iter_mut().zip(turned(weights)) {
+                    half[column] = turned;
+                }
+            }
+            for (row, half) in half.into_iter().enumerate() {
+                for (column, turned) in turned(half).into_iter().enumerate() {
+                    out[(row * 4 + column) * inputs + i] = turned;
+                }
+            }
+        }
+    }
+}
+
+/// G times three weights.
+#[inline(always)]
+fn turned([a, b, c]: [Lanes; 3]) -> [Lanes; 4] {
+    let outer = add(a, c);
+    [a, scaled(add(outer, b), 0.5), scaled(sub(outer, b), 0.5), c]
 }

@@ -1,0 +1,144 @@
+//! Any convolution, as a product of its weights with the pixels that each output pixel looks at.
+
+use super::super::grid::{Grid, GridMut, Shape, View};
+use super::super::isa::{Isa, Task};
+use super::super::lanes::{LANES, Lanes};
+use super::super::weights::Quarter;
+use super::{Conv, ConvInputs, Finish, accumulate};
+
+/// Computes `conv`.
+pub(super) fn run(conv: &Conv, isa: Isa, inputs: ConvInputs, out: GridMut, scratch: &mut [f32]) {
+    let mut part = |quarter: Option<Quarter>| {
+        let shrunk = |view: View| quarter.map_or(view, |quarter| every_second(view, quarter));
+        let out = GridMut { view: shrunk(out.view), values: &mut *out.values };
+        let residual = inputs.residual.map(|grid| Grid { view: shrunk(grid.view), ..grid });
+        panels(conv, isa, ConvInputs { residual, ..inputs }, quarter, out, scratch);
+    };
+    match conv.geometry.upsample {
+        false => part(None),
+        true => [[0, 0], [0, 1], [1, 0], [1, 1]].into_iter().for_each(|quarter| part(Some(quarter))),
+    }
+}
+
+/// Computes a panel of outputs for all pixels, then the next, so that a panel's weights stay in cache.
+fn panels(
+    conv: &Conv,
+    isa: Isa,
+    ConvInputs { x, vector, residual }: ConvInputs,
+    quarter: Option<Quarter>,
+    mut out: GridMut,
+    scratch: &mut [f32],
+) {
+    let (size, pad, stride) = (conv.geometry.size, conv.geometry.pad, conv.geometry.stride);
+    let window = match quarter {
+        Some([row, column]) => Window { top: 1 - row, left: 1 - column, size: 2 },
+        None => Window { top: pad, left: pad, size },
+    };
+    for panel in 0..conv.weights.panels() {
+        let finish = conv.finish(panel, vector, residual);
+        let weights = conv.weights.panel(isa, panel, quarter, scratch);
+        let work = Panel { x, window, stride, weights, finish };
+        let mut out = finish.narrow(&mut out);
+        match isa {
+            // As many sums as there are registers for.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => work.tiles::<14>(isa, &mut out),
+            _ => work.tiles::<6>(isa, &mut out),
+        }
+    }
+}
+
+/// The pixels of `view` in rows and columns from `quarter` on, every second.
+fn every_second(view: View, [row, column]: Quarter) -> View {
+    let Shape { channels, height, width } = view.shape;
+    let shape = Shape { channels, height: height / 2, width: width / 2 };
+    View { shape, offset: view.at(row, column), pixel: 2 * view.pixel, row: 2 * view.row }
+}
+
+/// Which input pixels an output pixel looks at: `size` rows and columns, from `top` above and `left` of its own.
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    top: usize,
+    left: usize,
+    size: usize,
+}
+
+/// A panel of outputs.
+#[derive(Debug, Clone, Copy)]
+struct Panel<'a> {
+    x: Grid<'a>,
+    window: Window,
+    stride: usize,
+    /// `[size·size, input channels, LANES]`
+    weights: &'a [f32],
+    finish: Finish<'a>,
+}
+
+impl Panel<'_> {
+    /// All output pixels, `P` at a time.
+    fn tiles<const P: usize>(&self, isa: Isa, out: &mut GridMut) {
+        for first in (0..out.view.shape.pixels()).step_by(P) {
+            isa.run(Tile::<P> { panel: self, first, out: GridMut { view: out.view, values: out.values } });
+        }
+    }
+
+    /// The sums of products of the pixels at `positions`: over taps, then over channels.
+    #[inline(always)]
+    fn sums<const P: usize>(&self, positions: [(usize, usize); P]) -> [Lanes; P] {
+        let Self { x: Grid { values, view }, window, stride, weights, .. } = *self;
+        let Shape { channels, height, width } = view.shape;
+        // Zeros stand for pixels outside. They lie behind the others, so that a choice of offset is a choice of both.
+        let outside = values.len() - channels;
+        let mut sums = [[0.0; LANES]; P];
+        let (mut dy, mut dx) = (0, 0);
+        for weights in weights.chunks_exact(channels * LANES) {
+            let mut rows: [&[f32]; P] = [&[]; P];
+            for (row, (y, x)) in rows.iter_mut().zip(positions) {
+                let (y, x) = ((y * stride + dy).wrapping_sub(window.top), (x * stride + dx).wrapping_sub(window.left));
+                let inside = (y < height) & (x < width);
+                let offset =
+                    view.offset.wrapping_add(y.wrapping_mul(view.row)).wrapping_add(x.wrapping_mul(view.pixel));
+                *row = &values[if inside { offset } else { outside }..][..channels];
+            }
+            sums = accumulate(rows, weights, sums);
+            dx += 1;
+            (dy, dx) = if dx == window.size { (dy + 1, 0) } else { (dy, dx) };
+        }
+        sums
+    }
+}
+
+/// Up to `P` pixels of a panel's outputs, from number `first` on.
+struct Tile<'a, const P: usize> {
+    panel: &'a Panel<'a>,
+    first: usize,
+    out: GridMut<'a>,
+}
+
+impl<const P: usize> Task for Tile<'_, P> {
+    #[inline(always)]
+    fn run(mut self) {
+        let positions = self.positions();
+        let sums = self.panel.sums(positions);
+        let pixels = self.out.view.shape.pixels() - self.first;
+        for (sums, (y, x)) in sums.iter().zip(positions).take(pixels) {
+            self.panel.finish.write(*sums, y, x, &mut self.out);
+        }
+    }
+}
+
+impl<const P: usize> Tile<'_, P> {
+    /// Rows and columns of the tile's pixels; beyond the last pixel they go on as if there were more rows.
+    #[inline(always)]
+    fn positions(&self) -> [(usize, usize); P] {
+        let width = self.out.view.shape.width;
+        let (mut y, mut x) = (self.first / width, self.first % width);
+        let mut positions = [(0, 0); P];
+        for position in &mut positions {
+            *position = (y, x);
+            x += 1;
+            (y, x) = if x == width { (y + 1, 0) } else { (y, x) };
+        }
+        positions
+    }
+}
