@@ -27,6 +27,7 @@
 //! [`Container::open`] checks all structure and reads the header pages only; [`Container::verify`] reads
 //! everything.
 
+use std::io::{self, Write};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -45,6 +46,8 @@ const MAJOR: u16 = 1;
 const MINOR: u16 = 0;
 const PAGE: u64 = 4096;
 const MAX_SECTIONS: u32 = 1 << 16;
+/// Padding is shorter than a page.
+const ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -121,7 +124,7 @@ impl Container {
             if crc32fast::hash(&bytes[section.clone()]) != entry.crc {
                 return Err(self.fault(format!("section {} is damaged: wrong checksum", name(entry))));
             }
-            if bytes[section.end..next].iter().any(|&b| b != 0) {
+            if bytes[section.end..next] != ZEROS[..next - section.end] {
                 return Err(self.fault(format!("bytes after section {} are not zero", name(entry))));
             }
         }
@@ -176,52 +179,96 @@ impl Container {
     }
 }
 
+/// Writes the bytes of one section. It is asked twice, for the checksum and for the file, and must write the same:
+/// so a file of any size is written in little RAM.
+pub type Source<'a> = Box<dyn Fn(&mut dyn Write) -> io::Result<()> + 'a>;
+
+/// The source of bytes that are in RAM.
+pub fn source<'a>(bytes: impl AsRef<[u8]> + 'a) -> Source<'a> {
+    Box::new(move |out| out.write_all(bytes.as_ref()))
+}
+
 /// Writes a container of `kind` with `sections` to `path`, atomically (see [`write_atomically`]).
 ///
 /// # Errors
-/// [`Error::Io`] where the system refuses; [`Error::Internal`] for two sections of one name or too many.
-pub fn write(path: impl AsRef<Path>, kind: [u8; 4], mut sections: Vec<(SectionId, Vec<u8>)>) -> Result<()> {
+/// [`Error::Io`] where a source or the system refuses; [`Error::Internal`] for two sections of one name, too many,
+/// or a source that does not write the same twice.
+pub fn write(path: impl AsRef<Path>, kind: [u8; 4], mut sections: Vec<(SectionId, Source<'_>)>) -> Result<()> {
+    let path = path.as_ref();
     sections.sort_by_key(|(id, _)| *id);
     if sections.windows(2).any(|pair| pair[0].0 == pair[1].0) || sections.len() > MAX_SECTIONS as usize {
         return Err(Error::Internal("a container's sections must be distinct and not too many".into()));
     }
-    let header_pages = header_length(sections.len() as u32);
-    let mut end = header_pages;
-    let mut head = vec![0; HEADER];
-    for (id, bytes) in &sections {
+    let mut end = header_length(sections.len() as u32);
+    let mut entries = Vec::with_capacity(sections.len());
+    for (id, source) in &sections {
+        let mut tally = Tally::new(io::sink());
+        source(&mut tally).map_err(|e| Error::io(path, e))?;
+        let (length, crc) = tally.finish();
         let offset = end.next_multiple_of(PAGE);
-        let length = bytes.len() as u64;
-        let crc = crc32fast::hash(bytes);
-        let entry = Entry { kind: id.0, index: id.1, offset, length, crc, reserved: 0 };
-        head.extend_from_slice(bytemuck::bytes_of(&entry));
+        entries.push(Entry { kind: id.0, index: id.1, offset, length, crc, reserved: 0 });
         end = offset + length;
     }
-    let header = Header {
-        magic: MAGIC,
-        major: MAJOR,
-        minor: MINOR,
-        kind,
-        total_length: end,
-        sections: sections.len() as u32,
-        crc: 0,
-        reserved: [0; 32],
-    };
-    head[..HEADER].copy_from_slice(bytemuck::bytes_of(&header));
-    head.resize(header_pages as usize, 0);
-    let crc = crc32fast::hash(&head);
-    head[CRC].copy_from_slice(&crc.to_le_bytes());
-
+    let head = head(kind, &entries, end);
+    let mut changed = false;
     write_atomically(path, |out| {
         out.write_all(&head)?;
-        let mut written = header_pages;
-        for (_, bytes) in &sections {
-            let padding = written.next_multiple_of(PAGE) - written;
-            out.write_all(&[0; PAGE as usize][..padding as usize])?;
-            out.write_all(bytes)?;
-            written += padding + bytes.len() as u64;
+        let mut written = head.len() as u64;
+        for (entry, (_, source)) in entries.iter().zip(&sections) {
+            out.write_all(&ZEROS[..(entry.offset - written) as usize])?;
+            let mut tally = Tally::new(&mut *out);
+            source(&mut tally)?;
+            if tally.finish() != (entry.length, entry.crc) {
+                changed = true;
+                return Err(io::Error::other("a section changed while it was written"));
+            }
+            written = entry.offset + entry.length;
         }
         Ok(())
     })
+    .map_err(|e| if changed { Error::Internal(e.to_string()) } else { e })
+}
+
+/// Passes on what is written, and knows its length and checksum.
+struct Tally<W> {
+    out: W,
+    length: u64,
+    crc: crc32fast::Hasher,
+}
+
+impl<W> Tally<W> {
+    fn new(out: W) -> Self {
+        Self { out, length: 0, crc: crc32fast::Hasher::new() }
+    }
+
+    fn finish(self) -> (u64, u32) {
+        (self.length, self.crc.finalize())
+    }
+}
+
+impl<W: Write> Write for Tally<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.length += written as u64;
+        self.crc.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Header and section table of a file that is `total_length` bytes long.
+fn head(kind: [u8; 4], entries: &[Entry], total_length: u64) -> Vec<u8> {
+    let (major, minor, sections) = (MAJOR, MINOR, entries.len() as u32);
+    let header = Header { magic: MAGIC, major, minor, kind, total_length, sections, crc: 0, reserved: [0; 32] };
+    let mut head = bytemuck::bytes_of(&header).to_vec();
+    head.extend_from_slice(bytemuck::cast_slice(entries));
+    head.resize(header_length(sections) as usize, 0);
+    let crc = crc32fast::hash(&head);
+    head[CRC].copy_from_slice(&crc.to_le_bytes());
+    head
 }
 
 /// All that can be said of a container from its header pages. The entries' ranges lie within `bytes`.
@@ -308,7 +355,8 @@ mod tests {
 
     fn written(name: &str, sections: &[(SectionId, Vec<u8>)]) -> (PathBuf, Vec<u8>) {
         let path = path(name);
-        write(&path, KIND, sections.to_vec()).unwrap();
+        let sources = sections.iter().map(|(id, bytes)| (*id, source(bytes))).collect();
+        write(&path, KIND, sources).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         (path, bytes)
     }
@@ -334,6 +382,18 @@ mod tests {
         assert!(container.section::<u8>(SectionId(*b"cccc", 0)).is_err());
         assert!(matches!(Container::open(&path, *b"else"), Err(Error::File { .. })));
         std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_source_that_changes_its_mind_writes_nothing() {
+        let path = path("mind");
+        let asked = std::cell::Cell::new(0);
+        let source: Source<'_> = Box::new(|out| {
+            asked.set(asked.get() + 1);
+            out.write_all(&[asked.get()])
+        });
+        assert!(matches!(write(&path, KIND, vec![(SectionId(*b"aaaa", 0), source)]), Err(Error::Internal(_))));
+        assert!(!path.exists());
     }
 
     /// Every bit and length of header and table, of the rest a sample.

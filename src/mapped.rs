@@ -1,4 +1,10 @@
 //! A file mapped into memory, read-only.
+//!
+//! A map shows its file as it is: where the device fails, or someone else cuts the file short, a read beyond what is
+//! left has no value to give, and the system ends the program with SIGBUS. No library can turn that into an error
+//! without catching signals for the whole program, so this one keeps it from happening: files are replaced by rename
+//! ([`write_atomically`](crate::atomic_file::write_atomically)), never written in place, and a mapped file whose name
+//! is gone stays whole until it is unmapped.
 
 #![allow(unsafe_code)]
 

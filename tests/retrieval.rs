@@ -1,33 +1,17 @@
 //! Block database and frozen index together: recall, reach, self-exclusion, damage, allocation.
 
-#![allow(unsafe_code)] // a counting allocator, below
+mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
-use rissole::index::{FrozenIndex, IndexSettings, Neighbour, SearchScratch, build_index, exact_scan};
-use rissole::store::{BlockDatabase, DatabaseContents};
+use common::Random;
+use common::container::mend_checksums;
+use common::counting::{Counting, allocations, growth};
+use rissole::index::{
+    FrozenIndex, IndexSettings, Neighbour, SearchScratch, build_index, exact_scan, follow_index_while,
+};
+use rissole::store::{BlockDatabase, DatabaseContents, write_revision};
 use rissole::{BlockGrid, Error, LatentShape};
-
-/// Counts the allocations of each thread.
-struct Counting;
-
-thread_local!(static ALLOCATIONS: Cell<usize> = const { Cell::new(0) });
-
-// SAFETY: every call goes to `System` unchanged; the counter neither allocates nor unwinds.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: as the caller promised.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promised.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
@@ -53,24 +37,9 @@ impl Drop for Folder {
     }
 }
 
-/// SplitMix64 (Steele et al. 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1 << 24) as f32
-    }
+/// Uniform in 0…1.
+fn unit(random: &mut Random) -> f32 {
+    (random.next() >> 40) as f32 / (1 << 24) as f32
 }
 
 /// `images` pictures in `clusters`: a picture shares most codes with its cluster's prototype, one in ten all of
@@ -79,14 +48,14 @@ fn clustered(images: usize, clusters: usize, entries: usize, seed: u64) -> Datab
     let random = &mut Random(seed);
     let latent = LatentShape { channels: 4, height: 8, width: 8 };
     let grid = BlockGrid::new(latent, 2, 2, false, 0).unwrap();
-    let codebook = (0..entries * 4).map(|_| random.unit() + random.unit() + random.unit() - 1.5).collect();
+    let codebook = (0..entries * 4).map(|_| unit(random) + unit(random) + unit(random) - 1.5).collect();
     let cells = grid.block().cells();
     let prototypes: Vec<Vec<u16>> =
         (0..clusters).map(|_| (0..cells).map(|_| random.below(entries) as u16).collect()).collect();
     let mut row = |image: usize| {
-        let change = if image.is_multiple_of(10) { 0.0 } else { 0.1 + 0.5 * random.unit() };
+        let change = if image.is_multiple_of(10) { 0.0 } else { 0.1 + 0.5 * unit(random) };
         let prototype = prototypes[random.below(clusters)].iter();
-        prototype.map(|&code| if random.unit() < change { random.below(entries) as u16 } else { code }).collect()
+        prototype.map(|&code| if unit(random) < change { random.below(entries) as u16 } else { code }).collect()
     };
     let codes = (0..grid.positions()).map(|_| (0..images).flat_map(|image| -> Vec<u16> { row(image) }).collect());
     DatabaseContents { codes: codes.collect(), grid, codebook, thumbnail_codebook: None, names: vec![] }
@@ -124,7 +93,7 @@ fn the_exact_scan_is_exact() {
         let db = database(&folder, &clustered(500, 12, entries, 1));
         let (mut scratch, mut random) = (SearchScratch::default(), Random(2));
         for round in 0..20u32 {
-            let query: Vec<f32> = (0..db.block().len()).map(|_| random.unit() * 2.0 - 1.0).collect();
+            let query: Vec<f32> = (0..db.block().len()).map(|_| unit(&mut random) * 2.0 - 1.0).collect();
             let (k, exclude) = (1 + round as usize * 5, (round % 2 == 0).then_some(round * 7));
             let expected = naive(&db, 2, &query, k, exclude);
             let found = exact_scan(&db, 2, &query, k, exclude, &mut scratch).unwrap();
@@ -156,7 +125,7 @@ fn a_graph_finds_the_true_neighbours() {
         for image in (0..images as u32).step_by(7) {
             db.read_block(image, 1, &mut query).unwrap();
             if image % 2 == 0 {
-                query.iter_mut().for_each(|v| *v += 0.3 * (random.unit() - 0.5)); // a picture from outside
+                query.iter_mut().for_each(|v| *v += 0.3 * (unit(&mut random) - 0.5)); // a picture from outside
             }
             let truth = exact_scan(&db, 1, &query, 20, Some(image), &mut exact).unwrap();
             let found = index.search(&db, &query, 20, Some(image), &mut scratch).unwrap();
@@ -170,6 +139,96 @@ fn a_graph_finds_the_true_neighbours() {
         println!("{entries} entries: {summary:?}, on other queries {recall:.4}");
         assert!(recall >= 0.99, "{recall}");
     }
+}
+
+/// Recall@20 on pictures of `db`, none its own neighbour.
+fn recall(db: &BlockDatabase, index: &FrozenIndex, position: usize) -> f64 {
+    let (mut scratch, mut exact, mut query) = <(SearchScratch, SearchScratch, Vec<f32>)>::default();
+    query.resize(db.block().len(), 0.0);
+    let (mut right, mut asked) = (0, 0);
+    for image in (0..db.images()).step_by(7) {
+        db.read_block(image, position, &mut query).unwrap();
+        let truth = exact_scan(db, position, &query, 20, Some(image), &mut exact).unwrap();
+        let bound = truth.last().unwrap().distance;
+        let found = index.search(db, &query, 20, Some(image), &mut scratch).unwrap();
+        right += found.iter().filter(|n| n.distance <= bound).count();
+        asked += 20;
+    }
+    right as f64 / asked as f64
+}
+
+/// Grown by half and shrunk by a third, in steps, the graph is as good as one built anew.
+#[test]
+fn an_index_follows_its_database() {
+    let folder = Folder::new("follow");
+    let all = clustered(4500, 40, 300, 14);
+    let cells = all.grid.block().cells();
+    let part = |range: std::ops::Range<usize>| DatabaseContents {
+        codes: all.codes.iter().map(|codes| codes[range.start * cells..range.end * cells].to_vec()).collect(),
+        ..all.clone()
+    };
+    let (path, next) = (folder.path("blocks.rshn"), folder.path("next.rshn"));
+    let mut db = database(&folder, &part(0..3000));
+    build_index(&db, 1, GRAPH, &path).unwrap();
+    let mut index = FrozenIndex::open(&path, &db).unwrap();
+    let entry_and_more: Vec<u32> = (0..3000).step_by(3).collect();
+    let steps =
+        [(vec![], 3000..3600), (entry_and_more, 0..0), (vec![0, 7, 2599], 3600..4500), ((0..600).collect(), 0..0)];
+    for (step, (removed, added)) in steps.into_iter().enumerate() {
+        let removed = removed.into_iter().collect();
+        let database = folder.path(&format!("{step}.rsdb"));
+        write_revision(&db, &removed, &part(added.clone()), &database).unwrap();
+        let new = BlockDatabase::open(&database).unwrap();
+        let inserted = std::cell::Cell::new(0);
+        let count = || {
+            inserted.set(inserted.get() + 1);
+            Ok(())
+        };
+        let summary = follow_index_while(&index, &removed, &new, GRAPH, &next, &count).unwrap();
+        assert_eq!(inserted.get(), added.len(), "step {step}: the graph is changed, not built anew");
+        index = FrozenIndex::open(&next, &new).unwrap();
+        db = new;
+        index.verify().unwrap();
+        assert_eq!(index.summary(), summary);
+        let recall = recall(&db, &index, 1);
+        println!("step {step}: {} pictures, {summary:?}, recall {recall:.4}", db.images());
+        assert!(recall >= 0.99 && summary.recall >= 0.99, "step {step}: {recall}, {summary:?}");
+    }
+    // The same pictures are found as in a graph built anew.
+    build_index(&db, 1, GRAPH, &path).unwrap();
+    println!("anew: recall {:.4}", recall(&db, &FrozenIndex::open(&path, &db).unwrap(), 1));
+    // Too little left, or too small: built anew.
+    for (removed, exact_up_to) in [((0..1500).collect(), 0), ([5].into(), 9000)] {
+        let database = folder.path("last.rsdb");
+        write_revision(&db, &removed, &part(0..0), &database).unwrap();
+        let new = BlockDatabase::open(&database).unwrap();
+        let settings = IndexSettings { exact_up_to, ..GRAPH };
+        let summary = follow_index_while(&index, &removed, &new, settings, &next, &|| Ok(())).unwrap();
+        assert_eq!(summary.nodes.is_some(), exact_up_to == 0);
+        assert!(build_index(&new, 1, settings, folder.path("anew")).unwrap() == summary);
+        let done = follow_index_while(&index, &[9999].into(), &new, settings, &next, &|| Ok(()));
+        assert!(matches!(done, Err(Error::Usage(_))), "{done:?}");
+    }
+}
+
+fn db_of(path: &Path) -> BlockDatabase {
+    BlockDatabase::open(path).unwrap()
+}
+
+/// A picture that is like one of the database joins its node.
+#[test]
+fn equal_pictures_join_their_node() {
+    let folder = Folder::new("join");
+    let contents = clustered(900, 10, 100, 15);
+    let db = database(&folder, &contents);
+    let path = folder.path("blocks.rshn");
+    let before = build_index(&db, 0, GRAPH, &path).unwrap();
+    let index = FrozenIndex::open(&path, &db).unwrap();
+    let twice = folder.path("twice.rsdb");
+    write_revision(&db, &[].into(), &contents, &twice).unwrap();
+    let after = follow_index_while(&index, &[].into(), &db_of(&twice), GRAPH, &path, &|| Ok(())).unwrap();
+    assert_eq!(after.nodes, before.nodes);
+    FrozenIndex::open(&path, &db_of(&twice)).unwrap().verify().unwrap();
 }
 
 #[test]
@@ -231,10 +290,27 @@ fn a_warm_search_allocates_nothing() {
             index.search(&db, &query, 20, Some(image), &mut scratch).unwrap();
         };
         search(0);
-        let before = ALLOCATIONS.get();
-        (1..50).for_each(search);
-        assert_eq!(ALLOCATIONS.get(), before);
+        assert_eq!(allocations(|| (1..50).for_each(search)), 0);
     }
+}
+
+/// What opening and searching take of the heap: the table of one query, a bit a node, the beam, and the lists of
+/// sections. Nothing grows with the codes or the graph.
+#[test]
+fn opening_and_searching_take_little_of_the_heap() {
+    let folder = Folder::new("heap");
+    let (images, entries) = (4000, 300);
+    drop(database(&folder, &clustered(images, 40, entries, 13)));
+    let (database, path) = (folder.path("blocks.rsdb"), folder.path("blocks.rshn"));
+    build_index(&BlockDatabase::open(&database).unwrap(), 0, GRAPH, &path).unwrap();
+    let ((), grown) = growth(|| {
+        let db = BlockDatabase::open(&database).unwrap();
+        let index = FrozenIndex::open(&path, &db).unwrap();
+        let (mut scratch, query) = (SearchScratch::default(), vec![0.1; db.block().len()]);
+        index.search(&db, &query, 20, None, &mut scratch).unwrap();
+    });
+    let table = 16 * entries * size_of::<f32>();
+    assert!(grown <= table + images / 8 + GRAPH.ef_search * 16 + 8192, "{grown} bytes, {table} of them the table");
 }
 
 #[test]
@@ -350,19 +426,4 @@ fn a_hostile_graph_ends_in_an_error() {
     }
     // A changed link or recall may be a valid graph still.
     assert!(refused * 4 > tried, "{refused} of {tried}");
-}
-
-/// Writes the right checksums into a container (layout: the documentation of `container`).
-fn mend_checksums(bytes: &mut [u8]) {
-    let u64_at = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
-    let sections = u32::from_le_bytes(bytes[24..28].try_into().unwrap()) as usize;
-    for entry in (0..sections).map(|i| 64 + 32 * i) {
-        let (offset, length) = (u64_at(bytes, entry + 8), u64_at(bytes, entry + 16));
-        let crc = crc32fast::hash(&bytes[offset..offset + length]);
-        bytes[entry + 24..entry + 28].copy_from_slice(&crc.to_le_bytes());
-    }
-    bytes[28..32].fill(0);
-    let pages = (64 + 32 * sections).next_multiple_of(4096);
-    let crc = crc32fast::hash(&bytes[..pages]);
-    bytes[28..32].copy_from_slice(&crc.to_le_bytes());
 }

@@ -1,11 +1,14 @@
 //! A bundle: the folder that passes from the trainer to the runtime.
 
+mod edition;
 pub mod manifest;
+mod seal;
 
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+pub use edition::Edition;
 use manifest::FileEntry;
 pub use manifest::Manifest;
 
@@ -30,8 +33,15 @@ impl Bundle {
     /// # Errors
     /// [`Error::File`] naming the manifest or the listed file at fault; [`Error::Io`] where reading fails.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        let bundle = Self::open_manifest(dir)?;
-        bundle.manifest.files.iter().try_for_each(|entry| bundle.check_presence(entry))?;
+        let mut bundle = Self::open_manifest(dir)?;
+        while let Err(error) = bundle.manifest.files.iter().try_for_each(|entry| bundle.check_presence(entry)) {
+            // A file may be gone because a new edition took its place meanwhile.
+            let now = Self::open_manifest(&bundle.dir)?;
+            if now.manifest == bundle.manifest {
+                return Err(error);
+            }
+            bundle = now;
+        }
         Ok(bundle)
     }
 
@@ -65,14 +75,26 @@ impl Bundle {
     pub fn verify_file(&self, entry: &FileEntry) -> Result<()> {
         self.check_presence(entry)?;
         let path = self.path_of(&entry.name);
-        let mut hasher = blake3::Hasher::new();
-        let file = File::open(&path).map_err(|e| Error::io(&path, e))?;
-        hasher.update_reader(file).map_err(|e| Error::io(&path, e))?;
-        let found = hasher.finalize().to_hex();
+        let found = self.measure(&entry.name)?.blake3;
         if !found.eq_ignore_ascii_case(&entry.blake3) {
             return Err(Error::file(&path, format!("BLAKE3 is {found}, the manifest says {}", entry.blake3)));
         }
         Ok(())
+    }
+
+    /// Size and BLAKE3 hash of the file `name`, as they are.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where reading fails.
+    pub fn measure(&self, name: &str) -> Result<FileEntry> {
+        let path = self.path_of(name);
+        let measured = || {
+            let file = File::open(&path)?;
+            let bytes = file.metadata()?.len();
+            let blake3 = blake3::Hasher::new().update_reader(file)?.finalize().to_hex().to_string();
+            Ok(FileEntry { name: name.to_owned(), bytes, blake3 })
+        };
+        measured().map_err(|e| Error::io(&path, e))
     }
 
     fn check_presence(&self, entry: &FileEntry) -> Result<()> {
@@ -105,7 +127,7 @@ fn read_manifest(path: &Path) -> Result<Manifest> {
     if text.len() as u64 > Manifest::MAX_BYTES {
         return Err(Error::file(path, format!("is longer than {} bytes", Manifest::MAX_BYTES)));
     }
-    let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| Error::file(path, e.to_string()))?;
+    let manifest = Manifest::from_json(&text).map_err(|fault| Error::file(path, fault))?;
     manifest.check().map_err(|e| Error::file(path, e.to_string()))?;
     Ok(manifest)
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::SearchScratch;
-use super::format::{self, Head, MAX_DEGREE};
+use super::format::{self, MAX_DEGREE};
 use super::frozen::At;
 use super::scratch::Visited;
 use super::table::Distances;
 use super::walk::{Graph, reach, walk};
-use crate::container::SectionId;
+use crate::container::{SectionId, Source, source};
 use crate::error::{Error, Result};
 
 /// A graph that can still be mended.
@@ -114,10 +114,10 @@ impl DraftGraph {
         }
     }
 
-    /// The sections of the file, for its `head`.
-    pub fn sections(&self, head: &Head) -> Vec<(SectionId, Vec<u8>)> {
-        let bytes = |values: &[u32]| bytemuck::cast_slice(values).to_vec();
-        let mut sections = vec![(format::HEAD, bytemuck::bytes_of(head).to_vec())];
+    /// The sections of the file but its head.
+    pub fn sections(&self) -> Vec<(SectionId, Source<'static>)> {
+        let bytes = |values: &[u32]| source(bytemuck::cast_slice::<u32, u8>(values).to_vec());
+        let mut sections = vec![];
         let (offsets, members) = flatten(self.members.iter());
         sections.push((format::MEMBER_OFFSETS, bytes(&offsets)));
         sections.push((format::MEMBERS, bytes(&members)));

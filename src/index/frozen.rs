@@ -1,9 +1,11 @@
 //! Reading a frozen index and searching it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::exact::{check_found, check_neighbours, check_position, exact_scan};
 use super::format::{self, Head, MAX_DEGREE, MODE_GRAPH};
+use super::freeze::DraftGraph;
 use super::scratch::{Ranked, Visited};
 use super::table::Distances;
 use super::walk::{Graph, reach, walk};
@@ -107,6 +109,11 @@ impl FrozenIndex {
         self.container.len_bytes()
     }
 
+    /// Pictures of its database.
+    pub(super) fn images(&self) -> u32 {
+        self.head.images
+    }
+
     /// What the index says of itself.
     pub fn summary(&self) -> IndexSummary {
         let head = &self.head;
@@ -146,9 +153,29 @@ impl FrozenIndex {
             None => exact_scan(db, position, query, k, exclude, scratch),
             Some(graph) => {
                 let at = At { db, position, ef: self.head.ef_search as usize };
-                search_graph(&self.view(graph), at, query, k, exclude, scratch)
+                let found = search_graph(&self.view(graph), at, query, k, exclude, scratch)?;
+                match found.len() == k {
+                    true => Ok(found),
+                    false => Err(self.container.fault("the graph does not lead to all its nodes")),
+                }
             }
         }
+    }
+
+    /// The graph, where there is one, as one that can be changed: all of it is read into RAM.
+    pub(super) fn thaw(&self) -> Result<Option<DraftGraph>> {
+        let Some(graph) = &self.graph else { return Ok(None) };
+        let view = self.view(graph);
+        let lists = |level: usize, nodes: &[u32]| {
+            nodes.iter().map(|&node| Ok((node, view.links(level, node)?.to_vec()))).collect::<Result<BTreeMap<_, _>>>()
+        };
+        let upper = graph.levels.iter().enumerate().filter_map(|(level, l)| Some((level, l.nodes.as_ref()?)));
+        Ok(Some(DraftGraph {
+            entry: self.head.entry,
+            members: (0..self.head.nodes).map(|node| Ok(view.members(node)?.to_vec())).collect::<Result<_>>()?,
+            ground: (0..self.head.nodes).map(|node| Ok(view.links(0, node)?.to_vec())).collect::<Result<_>>()?,
+            upper: upper.map(|(level, nodes)| lists(level, self.container.view(nodes))).collect::<Result<_>>()?,
+        }))
     }
 
     fn view<'a>(&'a self, graph: &'a FrozenGraph) -> GraphView<'a> {

@@ -28,6 +28,7 @@ mod exact;
 mod format;
 mod freeze;
 mod frozen;
+mod grow;
 mod scratch;
 mod table;
 mod walk;
@@ -35,6 +36,7 @@ mod walk;
 pub use build::{IndexSettings, build_index, build_index_while};
 pub use exact::exact_scan;
 pub use frozen::{FrozenIndex, IndexSummary};
+pub use grow::follow_index_while;
 pub use scratch::SearchScratch;
 
 /// A picture near the query.

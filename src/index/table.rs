@@ -97,6 +97,11 @@ impl<'a> CodeDistance<'a> {
         codes.iter().all(|&code| usize::from(code) < self.entries)
     }
 
+    /// The distance between two blocks of the database.
+    pub fn rows(&self, a: CodeRow<'_>, b: CodeRow<'_>) -> f32 {
+        a.iter().zip(b.iter()).map(|(a, b)| self.between(a as u16, b as u16)).sum()
+    }
+
     fn entry(&self, code: u16) -> &[f32] {
         &self.codebook[usize::from(code) * self.channels..][..self.channels]
     }

@@ -35,17 +35,30 @@ pub(super) fn walk(
     for level in (1..graph.levels()).rev() {
         nearest = descend(graph, level, nearest, rank)?;
     }
+    spread(graph, 0, [nearest, entry], distances, ef, visited, beam)
+}
+
+/// Fills `beam` with the nodes of `level` nearest to the query that `starts` lead to, up to its capacity of `ef`.
+pub(super) fn spread(
+    graph: &impl Graph,
+    level: usize,
+    starts: [Ranked; 2],
+    distances: Distances<'_>,
+    ef: usize,
+    visited: &mut Visited,
+    beam: &mut Beam,
+) -> Result<()> {
     visited.clear(graph.nodes());
     beam.clear(ef);
-    for start in [nearest, entry] {
+    for start in starts {
         if visited.insert(start.id()) {
             beam.offer(start);
         }
     }
     while let Some(node) = beam.follow() {
-        for &link in graph.links(0, node)? {
+        for &link in graph.links(level, node)? {
             if visited.insert(link) {
-                beam.offer(rank(link)?);
+                beam.offer(Ranked::new(distances.to(graph.members(link)?[0]), link));
             }
         }
     }
@@ -53,7 +66,12 @@ pub(super) fn walk(
 }
 
 /// Goes from `start` to ever nearer nodes of `level`, until none is nearer.
-fn descend(graph: &impl Graph, level: usize, start: Ranked, rank: impl Fn(u32) -> Result<Ranked>) -> Result<Ranked> {
+pub(super) fn descend(
+    graph: &impl Graph,
+    level: usize,
+    start: Ranked,
+    rank: impl Fn(u32) -> Result<Ranked>,
+) -> Result<Ranked> {
     let mut nearest = start;
     loop {
         let from = nearest;

@@ -79,14 +79,12 @@ impl Head {
         }
     }
 
-    /// BLAKE3 of this head without names and hash, then of `sections`: codebooks, then codes by position.
-    pub fn content_hash<'a>(&self, sections: impl Iterator<Item = &'a [u8]>) -> [u8; 32] {
+    /// What makes the content hash: BLAKE3 of this head without names and hash, then, to be fed by the caller, of
+    /// the codebooks and the codes by position.
+    pub fn hasher(&self) -> blake3::Hasher {
         let mut hasher = blake3::Hasher::new();
         hasher.update(bytemuck::bytes_of(&Self { named: 0, hash: [0; 32], ..*self }));
-        sections.for_each(|section| {
-            hasher.update(section);
-        });
-        *hasher.finalize().as_bytes()
+        hasher
     }
 }
 

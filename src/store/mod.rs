@@ -32,7 +32,7 @@ pub use collection::Collection;
 use head::Head;
 pub(crate) use head::MAX_VALUE;
 pub use rows::{CodeRow, CodeRows};
-pub use writer::DatabaseContents;
+pub use writer::{DatabaseContents, write_revision};
 
 /// An open block database.
 #[derive(Debug)]
@@ -267,13 +267,14 @@ impl BlockDatabase {
     }
 
     fn compute_hash(&self) -> [u8; 32] {
-        let books = [Some(self.codebook()), self.thumbnail_codebook()];
-        let books = books.into_iter().flatten().map(bytemuck::cast_slice);
-        let codes = self.codes.iter().map(|codes| match codes {
-            Codes::U8(section) => self.container.view(section),
-            Codes::U16(section) => bytemuck::cast_slice(self.container.view(section)),
-        });
-        self.head.content_hash(books.chain(codes))
+        let mut hasher = self.head.hasher();
+        for book in [Some(self.codebook()), self.thumbnail_codebook()].into_iter().flatten() {
+            hasher.update(bytemuck::cast_slice(book));
+        }
+        for position in 0..self.positions() {
+            hasher.update(self.rows(position).bytes(0..self.images()));
+        }
+        *hasher.finalize().as_bytes()
     }
 
     fn verify_names(&self) -> Result<()> {

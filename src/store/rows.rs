@@ -1,5 +1,7 @@
 //! Rows of codes as they lie in the file.
 
+use std::ops::Range;
+
 /// Codes from one row to the next for rows of `cells` codes: see the module documentation of the store.
 pub(super) fn stride<T>(cells: usize) -> usize {
     let bytes = cells * size_of::<T>();
@@ -45,8 +47,17 @@ impl<'a> CodeRows<'a> {
         }
     }
 
+    /// The rows of `images` as they lie in the file, padding included.
+    pub(super) fn bytes(&self, images: Range<u32>) -> &'a [u8] {
+        let range = images.start as usize * self.stride..images.end as usize * self.stride;
+        match self.codes {
+            CodeRow::U8(codes) => &codes[range],
+            CodeRow::U16(codes) => bytemuck::cast_slice(&codes[range]),
+        }
+    }
+
     /// Whether every code (padding included) is below `entries`.
-    pub(super) fn all_below(&self, entries: usize) -> bool {
+    pub(crate) fn all_below(&self, entries: usize) -> bool {
         self.codes.iter().all(|code| code < entries)
     }
 

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use super::*;
+use crate::atomic_file::faults::refusing;
 
 fn path(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("rissole-store-{name}-{}.rsdb", std::process::id()))
@@ -95,6 +96,87 @@ fn contents_that_contradict_themselves_are_not_written() {
     refused(&|c| c.codes.iter_mut().for_each(Vec::clear));
 }
 
+/// Against contents put together by hand, with and without names.
+#[test]
+fn a_revision_keeps_what_it_does_not_remove() {
+    let (old_path, new_path, plain_path) = (path("old"), path("new"), path("plain"));
+    for (entries, named) in [(200, [true, true]), (300, [true, false]), (300, [false, true]), (9, [false, false])] {
+        let (mut old, mut added) = (contents(entries), contents(entries));
+        added.codes.iter_mut().for_each(|codes| codes.rotate_left(4));
+        added.codes.iter_mut().for_each(|codes| codes.truncate(8));
+        added.names = vec!["x".into(), "y".into()];
+        for (contents, named) in [&mut old, &mut added].into_iter().zip(named) {
+            if !named {
+                contents.names.clear();
+            }
+        }
+        old.write(&old_path).unwrap();
+        let db = BlockDatabase::open(&old_path).unwrap();
+        for removed in [vec![], vec![0], vec![1], vec![2], vec![0, 2], vec![0, 1, 2]] {
+            let kept: Vec<usize> = (0..3).filter(|image| !removed.contains(&(*image as u32))).collect();
+            let mut plain = added.clone();
+            for (codes, old) in plain.codes.iter_mut().zip(&old.codes) {
+                let kept: Vec<u16> = kept.iter().flat_map(|image| &old[image * 4..][..4]).copied().collect();
+                codes.splice(0..0, kept);
+            }
+            if named != [false; 2] {
+                let name = |names: &[String], i: usize| names.get(i).cloned().unwrap_or_default();
+                let kept = kept.iter().map(|&image| name(&old.names, image));
+                plain.names = kept.chain((0..2).map(|i| name(&added.names, i))).collect();
+            }
+            plain.write(&plain_path).unwrap();
+            write_revision(&db, &removed.iter().copied().collect(), &added, &new_path).unwrap();
+            assert!(std::fs::read(&new_path).unwrap() == std::fs::read(&plain_path).unwrap(), "{named:?} {removed:?}");
+        }
+        let none = Collection::new(&db).into_contents();
+        let refused = |removed: &[u32], added: &DatabaseContents| {
+            let done = write_revision(&db, &removed.iter().copied().collect(), added, &new_path);
+            assert!(matches!(done, Err(Error::Usage(_))), "{done:?}");
+        };
+        refused(&[3], &added);
+        refused(&[0, 1, 2], &none);
+        refused(&[], &contents(entries + 1));
+        let mut other = added.clone();
+        other.codebook[0] += 1.0;
+        refused(&[], &other);
+    }
+    [old_path, new_path, plain_path].iter().for_each(|path| std::fs::remove_file(path).unwrap());
+}
+
+/// The system refuses the n-th file operation, once or from there on, for every n.
+#[test]
+fn whatever_is_refused_the_file_is_old_or_new() {
+    let path = path("refused");
+    let (old, new) = (contents(200), contents(300));
+    old.write(&path).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let (done, operations) = refusing(usize::MAX, false, || new.write(&path));
+    done.unwrap();
+    assert!(operations > 5, "{operations}: begun, written several times, synced, renamed");
+    for (at, for_good) in (0..operations).flat_map(|at| [(at, false), (at, true)]) {
+        std::fs::write(&path, &before).unwrap();
+        let (done, _) = refusing(at, for_good, || new.write(&path));
+        assert!(matches!(&done, Err(Error::Io { path: named, .. }) if *named == path), "operation {at}: {done:?}");
+        assert!(std::fs::read(&path).unwrap() == before, "operation {at}, for good {for_good}");
+    }
+    std::fs::remove_file(path).unwrap();
+}
+
+/// A damaged database must not come out of a revision with checksums that vouch for it.
+#[test]
+fn a_damaged_database_is_not_followed() {
+    let (path, new_path) = (path("damaged"), path("damaged-new"));
+    contents(300).write(&path).unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let db = BlockDatabase::open(&path).unwrap();
+    let none = Collection::new(&db).into_contents();
+    assert!(matches!(write_revision(&db, &[0].into(), &none, &new_path), Err(Error::File { .. })));
+    assert!(!new_path.exists());
+    std::fs::remove_file(path).unwrap();
+}
+
 /// A file whose checksums are right but whose codes are not: made with a larger codebook, then shrunk.
 #[test]
 fn a_code_beyond_the_codebook_is_an_error_and_no_panic() {
@@ -119,6 +201,7 @@ fn a_code_beyond_the_codebook_is_an_error_and_no_panic() {
             sections
         };
         let hostile = sections(&BlockDatabase::open(&path).unwrap());
+        let hostile = hostile.into_iter().map(|(id, bytes)| (id, crate::container::source(bytes))).collect();
         crate::container::write(&path, BlockDatabase::KIND, hostile).unwrap();
         BlockDatabase::open(&path).unwrap()
     };

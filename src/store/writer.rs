@@ -1,10 +1,13 @@
 //! Writing a block database.
 
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::ops::Range;
 use std::path::Path;
 
 use super::head::{self, Head};
 use super::{BlockDatabase, rows};
-use crate::container::{self, SectionId};
+use crate::container::{self, SectionId, Source, source};
 use crate::error::{Error, Result};
 use crate::latent::BlockGrid;
 
@@ -30,103 +33,186 @@ impl DatabaseContents {
     /// [`Error::Usage`] for contents that contradict themselves (lengths, codes beyond the codebook, values that
     /// are no numbers, no pictures); [`Error::Io`] where the system refuses.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
+        Draft { kept: None, added: self }.write(path.as_ref())
+    }
+
+    fn images(&self) -> usize {
+        self.codes.first().map_or(0, |codes| codes.len() / self.grid.block().cells())
+    }
+}
+
+/// Writes to `path`, atomically, the database that follows `old`: its pictures without those in `removed`, in
+/// order, then those of `added` (which may be none). The kept rows go from map to file, so RAM is taken by what is
+/// added alone. Where one of the two has names and the other has not, the others' names are empty.
+///
+/// # Errors
+/// [`Error::File`] where `old` is damaged: all of it is read first. [`Error::Usage`] where a picture to remove is
+/// not there, `added` has another grid or other codebooks, or as [`DatabaseContents::write`]; [`Error::Io`].
+pub fn write_revision(
+    old: &BlockDatabase,
+    removed: &BTreeSet<u32>,
+    added: &DatabaseContents,
+    path: impl AsRef<Path>,
+) -> Result<()> {
+    // New checksums must not vouch for old damage.
+    old.verify()?;
+    if let Some(image) = removed.last().filter(|&&image| image >= old.images()) {
+        return Err(Error::Usage(format!("no picture {image}: the database holds {}", old.images())));
+    }
+    // The margin is not stored.
+    let cut = |grid: BlockGrid| (grid.latent(), grid.rows_cols(), grid.has_thumbnail());
+    let books = (added.codebook.as_slice(), added.thumbnail_codebook.as_deref());
+    if cut(added.grid) != cut(old.grid()) || books != (old.codebook(), old.thumbnail_codebook()) {
+        return Err(Error::Usage("pictures are added in another grid or other codebooks than the database's".into()));
+    }
+    Draft { kept: Some(Kept::new(old, removed)), added }.write(path.as_ref())
+}
+
+/// Pictures of a database.
+struct Kept<'a> {
+    db: &'a BlockDatabase,
+    images: Vec<Range<u32>>,
+}
+
+impl<'a> Kept<'a> {
+    fn new(db: &'a BlockDatabase, removed: &BTreeSet<u32>) -> Self {
+        let starts = std::iter::once(0).chain(removed.iter().map(|image| image + 1));
+        let ends = removed.iter().copied().chain([db.images()]);
+        Self { db, images: starts.zip(ends).map(|(start, end)| start..end).collect() }
+    }
+
+    fn images(&self) -> usize {
+        self.images.iter().map(|range| range.len()).sum()
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.images.iter().cloned().flatten().map(|image| self.db.name(image).unwrap_or_default())
+    }
+}
+
+/// A database that is to be written: what is kept of an old one, then what is added.
+struct Draft<'a> {
+    kept: Option<Kept<'a>>,
+    added: &'a DatabaseContents,
+}
+
+impl Draft<'_> {
+    fn write(&self, path: &Path) -> Result<()> {
         let mut head = self.check().map_err(|fault| Error::Usage(format!("block database: {fault}")))?;
-        let books = [Some(&self.codebook), self.thumbnail_codebook.as_ref()];
-        let mut sections: Vec<(SectionId, Vec<u8>)> = (0..)
+        let grid = &self.added.grid;
+        let books = [Some(&self.added.codebook), self.added.thumbnail_codebook.as_ref()];
+        let mut sections: Vec<(SectionId, Source<'_>)> = (0..)
             .zip(books.into_iter().flatten())
-            .map(|(which, book)| (head::codebook(which), bytemuck::cast_slice(book).to_vec()))
+            .map(|(which, book)| (head::codebook(which), source(bytemuck::cast_slice::<f32, u8>(book))))
             .collect();
-        for (position, codes) in self.codes.iter().enumerate() {
-            let rows = self.rows(codes, head.codebook_size_at(&self.grid, position));
-            sections.push((head::codes(position), rows));
+        for position in 0..grid.positions() {
+            let wide = head.codebook_size_at(grid, position) > 256;
+            sections.push((
+                head::codes(position),
+                Box::new(move |out: &mut dyn Write| self.write_rows(position, wide, out)),
+            ));
         }
-        head.hash = head.content_hash(sections.iter().map(|(_, bytes)| bytes.as_slice()));
+        let mut hasher = head.hasher();
+        sections.iter().try_for_each(|(_, source)| source(&mut hasher)).map_err(|e| Error::io(path, e))?;
+        head.hash = *hasher.finalize().as_bytes();
         if head.named == 1 {
-            sections.push((head::NAME_OFFSETS, bytemuck::cast_slice(&self.name_offsets()).to_vec()));
-            sections.push((head::NAME_TEXT, self.names.concat().into_bytes()));
+            sections.push((head::NAME_OFFSETS, Box::new(|out: &mut dyn Write| self.write_name_offsets(out))));
+            sections.push((head::NAME_TEXT, Box::new(|out: &mut dyn Write| self.write_name_text(out))));
         }
-        sections.push((head::HEAD, bytemuck::bytes_of(&head).to_vec()));
+        sections.push((head::HEAD, source(bytemuck::bytes_of(&head))));
         container::write(path, BlockDatabase::KIND, sections)
     }
 
     /// The head without its hash, or the fault of the contents.
     fn check(&self) -> std::result::Result<Head, String> {
-        let (latent, cells) = (self.grid.latent(), self.grid.block().cells());
+        let DatabaseContents { grid, codebook, thumbnail_codebook, codes, names } = self.added;
+        let (latent, cells, added) = (grid.latent(), grid.block().cells(), self.added.images());
         let entries = |book: &[f32]| match book.len().is_multiple_of(latent.channels) {
             true => u32::try_from(book.len() / latent.channels).map_err(|e| e.to_string()),
             false => Err(format!("a codebook must have {} values an entry", latent.channels)),
         };
-        if self.grid.has_thumbnail() != self.thumbnail_codebook.is_some() {
+        if grid.has_thumbnail() != thumbnail_codebook.is_some() {
             return Err("a thumbnail and its codebook come together".into());
         }
-        if self.codes.len() != self.grid.positions() {
-            return Err(format!("{} positions are given, the grid has {}", self.codes.len(), self.grid.positions()));
+        if codes.len() != grid.positions() {
+            return Err(format!("{} positions are given, the grid has {}", codes.len(), grid.positions()));
         }
-        let (rows, cols) = self.grid.rows_cols();
+        let (rows, cols) = grid.rows_cols();
+        let kept = self.kept.as_ref().map_or(0, Kept::images);
+        let named = !names.is_empty() || self.kept.as_ref().is_some_and(|kept| kept.db.name(0).is_some());
         let head = Head {
-            images: u32::try_from(self.codes[0].len() / cells).map_err(|_| "too many pictures")?,
+            images: u32::try_from(kept + added).map_err(|_| "too many pictures")?,
             channels: latent.channels as u32,
             height: latent.height as u32,
             width: latent.width as u32,
             rows: rows as u32,
             cols: cols as u32,
-            codebook: entries(&self.codebook)?,
-            thumbnail_codebook: self.thumbnail_codebook.as_deref().map_or(Ok(0), entries)?,
-            named: u32::from(!self.names.is_empty()),
+            codebook: entries(codebook)?,
+            thumbnail_codebook: thumbnail_codebook.as_deref().map_or(Ok(0), entries)?,
+            named: u32::from(named),
             reserved: [0; 7],
             hash: [0; 32],
         };
-        let grid = head.check()?;
-        if grid.has_thumbnail() != self.grid.has_thumbnail() {
+        if head.check()?.has_thumbnail() != grid.has_thumbnail() {
             return Err("the thumbnails' codebook is empty".into());
         }
-        head::check_codebook(&self.codebook)?;
-        head::check_codebook(self.thumbnail_codebook.as_deref().unwrap_or(&[]))?;
-        for (position, codes) in self.codes.iter().enumerate() {
-            if codes.len() != head.images as usize * cells {
-                return Err(format!("position {position} has {} codes, not {} × {cells}", codes.len(), head.images));
+        head::check_codebook(codebook)?;
+        head::check_codebook(thumbnail_codebook.as_deref().unwrap_or(&[]))?;
+        for (position, codes) in codes.iter().enumerate() {
+            if codes.len() != added * cells {
+                return Err(format!("position {position} has {} codes, not {added} × {cells}", codes.len()));
             }
-            let entries = head.codebook_size_at(&grid, position);
+            let entries = head.codebook_size_at(grid, position);
             if let Some(code) = codes.iter().find(|&&code| usize::from(code) >= entries) {
                 return Err(format!("position {position} has code {code}, its codebook {entries} entries"));
             }
         }
-        if head.named == 1 && self.names.len() != head.images as usize {
-            return Err(format!("{} names are given for {} pictures", self.names.len(), head.images));
+        if !names.is_empty() && names.len() != added {
+            return Err(format!("{} names are given for {added} pictures", names.len()));
         }
-        if u32::try_from(self.names.iter().map(String::len).sum::<usize>()).is_err() {
+        if u32::try_from(self.names().map(str::len).sum::<usize>()).is_err() {
             return Err("the names are longer than 4 GiB".into());
         }
         Ok(head)
     }
 
-    /// Rows of one position as they lie in the file, for a codebook of `entries`.
-    fn rows(&self, codes: &[u16], entries: usize) -> Vec<u8> {
-        let cells = self.grid.block().cells();
-        let images = codes.len() / cells;
-        if entries <= 256 {
-            let stride = rows::stride::<u8>(cells);
-            let mut bytes = vec![0; images * stride];
-            for (row, codes) in bytes.chunks_exact_mut(stride).zip(codes.chunks_exact(cells)) {
-                row.iter_mut().zip(codes).for_each(|(byte, &code)| *byte = code as u8);
-            }
-            bytes
-        } else {
-            let stride = rows::stride::<u16>(cells);
-            let mut words = vec![0u16; images * stride];
-            for (row, codes) in words.chunks_exact_mut(stride).zip(codes.chunks_exact(cells)) {
-                row[..cells].copy_from_slice(codes);
-            }
-            bytemuck::cast_slice(&words).to_vec()
+    /// Writes the rows of one position, of u16 where the codes are `wide`. Those that are kept have the width
+    /// already: it follows from the codebook, which stays.
+    fn write_rows(&self, position: usize, wide: bool, out: &mut dyn Write) -> io::Result<()> {
+        if let Some(kept) = &self.kept {
+            let rows = kept.db.rows(position);
+            kept.images.iter().try_for_each(|images| out.write_all(rows.bytes(images.clone())))?;
         }
+        let cells = self.added.grid.block().cells();
+        let (stride8, stride16) = (rows::stride::<u8>(cells), rows::stride::<u16>(cells));
+        let (mut narrow, mut words) = (vec![0u8; stride8], vec![0u16; stride16]);
+        self.added.codes[position].chunks_exact(cells).try_for_each(|codes| {
+            if wide {
+                words[..cells].copy_from_slice(codes);
+                out.write_all(bytemuck::cast_slice(&words))
+            } else {
+                narrow.iter_mut().zip(codes).for_each(|(byte, &code)| *byte = code as u8);
+                out.write_all(&narrow)
+            }
+        })
+    }
+
+    /// The name of each picture, empty where it has none.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let added = (0..self.added.images()).map(|i| self.added.names.get(i).map_or("", String::as_str));
+        self.kept.iter().flat_map(Kept::names).chain(added)
     }
 
     /// Where each name starts in the text, and where the last ends.
-    fn name_offsets(&self) -> Vec<u32> {
-        let ends = self.names.iter().scan(0, |end, name| {
-            *end += name.len() as u32;
-            Some(*end)
-        });
-        std::iter::once(0).chain(ends).collect()
+    fn write_name_offsets(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut end = 0u32;
+        out.write_all(&end.to_le_bytes())?;
+        self.names().try_for_each(|name| {
+            end += name.len() as u32; // checked: the sum fits
+            out.write_all(&end.to_le_bytes())
+        })
+    }
+    fn write_name_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.names().try_for_each(|name| out.write_all(name.as_bytes()))
     }
 }

@@ -53,6 +53,7 @@ Examples:
   rissole inspect rissole-7.png               how that picture was made
   rissole regenerate rissole-7.png            the same pixels again
   rissole index holiday/ --out models/mine    the same model over your own pictures
+  rissole index --append models/mine more/    and more of them
 
 Exit codes:
   0 done, 2 wrong usage, 3 bad model or picture, 4 over the RAM budget, 5 the system refused a file,
