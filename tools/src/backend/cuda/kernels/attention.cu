@@ -1,0 +1,83 @@
+// Self-attention of few tokens: one block for each sample and head, block = sample · heads + head.
+//
+// A token's 3 · channels are queries, keys, values, each heads × size. Scores stay in global memory: they are
+// saved for the backward pass anyway, and a block's few tokens live in its L1.
+
+static __device__ __forceinline__ float dot(unsigned n, const act* a, const act* b) {
+    float sum = 0.0f;
+    for (unsigned i = 0; i < n; i++) sum += load(a + i) * load(b + i);
+    return sum;
+}
+
+// weights gets the softmax, [N, heads, tokens, tokens].
+extern "C" __global__ void attention(unsigned tokens, unsigned channels, unsigned heads, const act* qkv, act* out,
+                                     act* weights) {
+    unsigned size = channels / heads, head = blockIdx.x % heads, sample = blockIdx.x / heads;
+    unsigned row = 3 * channels;
+    const act* q = qkv + sample * tokens * row + head * size;
+    const act* k = q + channels;
+    const act* v = k + channels;
+    act* w = weights + blockIdx.x * tokens * tokens;
+    float scale = 1.0f / sqrtf((float)size);
+    for (unsigned e = threadIdx.x; e < tokens * tokens; e += blockDim.x) {
+        store(w + e, dot(size, q + e / tokens * row, k + e % tokens * row) * scale);
+    }
+    __syncthreads();
+    for (unsigned i = threadIdx.x; i < tokens; i += blockDim.x) {
+        act* scores = w + i * tokens;
+        float max = load(scores), sum = 0.0f;
+        for (unsigned j = 1; j < tokens; j++) max = fmaxf(max, load(scores + j));
+        for (unsigned j = 0; j < tokens; j++) {
+            float e = expf(load(scores + j) - max);
+            sum += e;
+            store(scores + j, e);
+        }
+        for (unsigned j = 0; j < tokens; j++) store(scores + j, load(scores + j) / sum);
+    }
+    __syncthreads();
+    for (unsigned e = threadIdx.x; e < tokens * size; e += blockDim.x) {
+        unsigned i = e / size, c = e % size;
+        float sum = 0.0f;
+        for (unsigned j = 0; j < tokens; j++) sum += load(w + i * tokens + j) * load(v + j * row + c);
+        store(out + (sample * tokens + i) * channels + head * size + c, sum);
+    }
+}
+
+// slopes is scratch, like weights: the gradient of the scores before softmax.
+extern "C" __global__ void attention_grad(unsigned tokens, unsigned channels, unsigned heads, const act* qkv,
+                                          const act* weights, const act* grad, act* slopes, act* out) {
+    unsigned size = channels / heads, head = blockIdx.x % heads, sample = blockIdx.x / heads;
+    unsigned row = 3 * channels;
+    const act* q = qkv + sample * tokens * row + head * size;
+    const act* k = q + channels;
+    const act* v = k + channels;
+    const act* w = weights + blockIdx.x * tokens * tokens;
+    const act* g = grad + sample * tokens * channels + head * size;
+    act* s = slopes + blockIdx.x * tokens * tokens;
+    float scale = 1.0f / sqrtf((float)size);
+    for (unsigned e = threadIdx.x; e < tokens * tokens; e += blockDim.x) {
+        store(s + e, dot(size, g + e / tokens * channels, v + e % tokens * row));
+    }
+    __syncthreads();
+    for (unsigned i = threadIdx.x; i < tokens; i += blockDim.x) {
+        float mean = dot(tokens, w + i * tokens, s + i * tokens);
+        for (unsigned j = 0; j < tokens; j++) {
+            unsigned e = i * tokens + j;
+            store(s + e, load(w + e) * (load(s + e) - mean) * scale);
+        }
+    }
+    __syncthreads();
+    act* to = out + sample * tokens * row + head * size;
+    for (unsigned e = threadIdx.x; e < tokens * size; e += blockDim.x) {
+        unsigned t = e / size, c = e % size;
+        float dq = 0.0f, dk = 0.0f, dv = 0.0f;
+        for (unsigned u = 0; u < tokens; u++) {
+            dq += load(s + t * tokens + u) * load(k + u * row + c);
+            dk += load(s + u * tokens + t) * load(q + u * row + c);
+            dv += load(w + u * tokens + t) * load(g + u * channels + c);
+        }
+        store(to + t * row + c, dq);
+        store(to + t * row + channels + c, dk);
+        store(to + t * row + 2 * channels + c, dv);
+    }
+}

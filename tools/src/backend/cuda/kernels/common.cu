@@ -1,0 +1,36 @@
+// What every kernel shares. The files of this folder are one program, compiled in the order of `program.rs`.
+//
+// Conventions:
+// - arrays are NHWC as on the CPU; lengths and indices fit 31 bits (the allocator sees to it);
+// - blocks are one-dimensional, a multiple of 32 threads, at most 1024;
+// - every sum is taken in an order fixed by the shapes: no atomics, so a run repeats bit for bit;
+// - no header is included: NVRTC has none on a machine without the toolkit.
+
+// The type activations are stored in. Arithmetic, statistics and parameters are float whatever it is.
+typedef float act;
+
+static __device__ __forceinline__ float load(const act* p) { return *p; }
+static __device__ __forceinline__ void store(act* p, float value) { *p = value; }
+
+// Runs the body for every i < n, whatever the grid.
+#define FOR_EACH(i, n) \
+    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < (n); i += gridDim.x * blockDim.x)
+
+static __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// d/dy (y · sigmoid(y)).
+static __device__ __forceinline__ float silu_slope(float y) {
+    float s = sigmoid(y);
+    return s * (1.0f + y * (1.0f - s));
+}
+
+// The sum of `value` over the block, in every thread. `partial` is shared, one element a warp.
+static __device__ float block_sum(float value, float* partial) {
+    for (int offset = 16; offset > 0; offset >>= 1) value += __shfl_xor_sync(0xffffffffu, value, offset);
+    __syncthreads();  // the last sum has been read
+    if ((threadIdx.x & 31) == 0) partial[threadIdx.x >> 5] = value;
+    __syncthreads();
+    float sum = 0.0f;
+    for (unsigned warp = 0; warp < (blockDim.x >> 5); warp++) sum += partial[warp];
+    return sum;
+}

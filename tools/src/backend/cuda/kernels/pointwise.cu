@@ -1,0 +1,64 @@
+// Elementwise operations.
+
+extern "C" __global__ void silu(unsigned n, const act* x, act* out) {
+    FOR_EACH(i, n) {
+        float v = load(x + i);
+        store(out + i, v * sigmoid(v));
+    }
+}
+
+extern "C" __global__ void silu_grad(unsigned n, const act* x, const act* grad, act* out) {
+    FOR_EACH(i, n) store(out + i, load(grad + i) * silu_slope(load(x + i)));
+}
+
+extern "C" __global__ void leaky_relu(unsigned n, float slope, const act* x, act* out) {
+    FOR_EACH(i, n) {
+        float v = load(x + i);
+        store(out + i, v > 0.0f ? v : slope * v);
+    }
+}
+
+extern "C" __global__ void leaky_relu_grad(unsigned n, float slope, const act* x, const act* grad, act* out) {
+    FOR_EACH(i, n) {
+        float g = load(grad + i);
+        store(out + i, load(x + i) > 0.0f ? g : slope * g);
+    }
+}
+
+extern "C" __global__ void add(unsigned n, const act* a, const act* b, act* out) {
+    FOR_EACH(i, n) store(out + i, load(a + i) + load(b + i));
+}
+
+extern "C" __global__ void accumulate(unsigned n, const act* from, act* to) {
+    FOR_EACH(i, n) store(to + i, load(to + i) + load(from + i));
+}
+
+// out[n,p,c] = x[n,p,c] + v[n,c]; `sample` is pixels · channels.
+extern "C" __global__ void add_vector(unsigned n, unsigned sample, unsigned channels, const act* x, const act* v,
+                                      act* out) {
+    FOR_EACH(i, n) {
+        float add = load(v + i / sample * channels + i % channels);
+        store(out + i, load(x + i) + add);
+    }
+}
+
+// out[n,c] = Σ_p grad[n,p,c]; n is batch · channels.
+extern "C" __global__ void sum_pixels(unsigned n, unsigned pixels, unsigned channels, const act* grad, act* out) {
+    FOR_EACH(i, n) {
+        const act* from = grad + i / channels * pixels * channels + i % channels;
+        float sum = 0.0f;
+        for (unsigned p = 0; p < pixels; p++) sum += load(from + p * channels);
+        store(out + i, sum);
+    }
+}
+
+// Cosines then sines of t · 10000^(−i/(dim/2)); n is batch · dim/2.
+extern "C" __global__ void sinusoid(unsigned n, unsigned half, const act* t, act* out) {
+    const float log_base = 9.210340371976184f;  // ln 10000
+    FOR_EACH(i, n) {
+        unsigned sample = i / half, at = i % half;
+        float angle = load(t + sample) * expf(-log_base * (float)at / (float)half);
+        store(out + sample * 2 * half + at, cosf(angle));
+        store(out + sample * 2 * half + half + at, sinf(angle));
+    }
+}
