@@ -82,7 +82,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     for step in 0..args.steps + 2 {
         let batch = sampler.draw(args.batch, &mut random);
         let (start, cpu_start) = (std::time::Instant::now(), cpu_time::ProcessTime::now());
-        trainer.train(&batch);
+        trainer.train(&batch)?;
         if step >= 2 {
             seconds.push(start.elapsed().as_secs_f64());
             cpu_seconds.push(cpu_start.elapsed().as_secs_f64());

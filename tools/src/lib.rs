@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod bench_step;
+pub mod check_device;
 pub mod data;
 pub mod evaluate;
 pub mod export;

@@ -6,7 +6,10 @@ use std::sync::atomic::Ordering;
 
 use clap::{Args, Parser, Subcommand};
 use rissole::{Error, Result};
+use rissole_train::backend::choice::Choice;
+use rissole_train::backend::cuda::default_cache;
 use rissole_train::bench_step::{self, BenchArgs};
+use rissole_train::check_device::{self, CheckArgs};
 use rissole_train::evaluate::features::FeatureArgs;
 use rissole_train::evaluate::{self, EvaluateArgs};
 use rissole_train::recipe::Recipe;
@@ -28,6 +31,12 @@ struct Cli {
     /// Threads; 0: all.
     #[arg(long, global = true, default_value_t = 0)]
     threads: usize,
+    /// What trains: auto (the first GPU, or the CPU where there is none), cpu, cuda:N.
+    #[arg(long, global = true, default_value = "auto")]
+    device: Choice,
+    /// Folder that compiled CUDA kernels are kept in; default $XDG_CACHE_HOME/rissole/kernels.
+    #[arg(long, global = true)]
+    kernel_cache: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -45,6 +54,8 @@ enum Command {
     Evaluate(Box<EvaluateArgs>),
     /// Time a training step of the block U-Net; prints JSON.
     BenchStep(BenchArgs),
+    /// Compare the GPU with the CPU: every operation, and the training of a small network.
+    CheckDevice(CheckArgs),
 }
 
 #[derive(Debug, Args)]
@@ -88,6 +99,7 @@ fn work(cli: Cli) -> Result<()> {
         .build_global()
         .map_err(|e| Error::Internal(e.to_string()))?;
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)).map_err(|e| Error::Internal(e.to_string()))?;
+    let kernel_cache = cli.kernel_cache.or_else(default_cache);
     match cli.command {
         Command::Run(args) => {
             let run = args.open()?;
@@ -98,5 +110,6 @@ fn work(cli: Cli) -> Result<()> {
         Command::Stage { stage, run } => run.open()?.stage(stage),
         Command::Evaluate(args) => evaluate::run(&args, &INTERRUPTED).map(drop),
         Command::BenchStep(args) => bench_step::run(&args),
+        Command::CheckDevice(args) => check_device::run(args, cli.device, kernel_cache.as_deref()),
     }
 }

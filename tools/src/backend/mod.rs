@@ -1,9 +1,12 @@
 //! What a device must be able to compute for the tape.
 //!
 //! A [`Backend`] owns its buffers and gives one method per forward and backward rule. The CPU backend is
-//! [`cpu::Cpu`]; a CUDA backend takes its place behind the same trait.
+//! [`cpu::Cpu`], that of an NVIDIA GPU [`cuda::Cuda`]; [`parity`] compares any two.
 
+pub mod choice;
 pub mod cpu;
+pub mod cuda;
+pub mod parity;
 
 /// Geometry of a convolution over NHWC arrays with zero padding `kernel / 2`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +105,15 @@ pub struct AdamW {
 pub trait Backend {
     /// An array on the device.
     type Buffer: std::fmt::Debug;
+
+    /// The first fault of the device since the last call. After one, operations do nothing and downloads give NaN,
+    /// until the caller stops.
+    ///
+    /// # Errors
+    /// [`rissole::Error::Usage`] when the work does not fit the device; [`rissole::Error::Internal`] when it failed.
+    fn check(&self) -> rissole::Result<()> {
+        Ok(())
+    }
 
     /// A buffer with unspecified contents.
     fn alloc(&self, len: usize) -> Self::Buffer;

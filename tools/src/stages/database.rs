@@ -27,7 +27,7 @@ impl Run {
         for images in split.train.chunks(BATCH) {
             check_interrupted()?;
             let pixels: Vec<f32> = images.iter().flat_map(|&i| normalised(&dataset, i as usize)).collect();
-            codes.extend(vqgan.encode(&pixels, dataset.height, dataset.width));
+            codes.extend(vqgan.encode(&pixels, dataset.height, dataset.width)?);
             bar.inc(images.len() as u64);
         }
         bar.finish_and_clear();

@@ -34,7 +34,7 @@ impl Run {
         let mut sum = 0.0;
         while trainer.step < config.steps {
             let batch = sampler.draw(config.batch, &mut trainer.random);
-            let loss = trainer.train(&batch);
+            let loss = trainer.train(&batch)?;
             if !loss.is_finite() {
                 return Err(Error::Usage(format!("denoiser: the loss is not finite at step {}", trainer.step)));
             }

@@ -28,7 +28,7 @@ impl Run {
         let mut sums = [0.0; 5];
         while trainer.step < config.steps {
             let batch = draw(&dataset, &split, config.batch, &mut trainer);
-            let l = trainer.train(&batch, dataset.height, dataset.width);
+            let l = trainer.train(&batch, dataset.height, dataset.width)?;
             let row = [l.absolute, l.squared, l.commitment, l.adversarial_weight, l.discriminator];
             if !row.iter().all(|v| v.is_finite()) {
                 return Err(Error::Usage(format!("vqgan: the loss is not finite at step {}", trainer.step)));

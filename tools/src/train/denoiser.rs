@@ -139,7 +139,10 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
     }
 
     /// One step. Returns the weighted mean squared error.
-    pub fn train(&mut self, batch: &Batch) -> f64 {
+    ///
+    /// # Errors
+    /// As [`Backend::check`].
+    pub fn train(&mut self, batch: &Batch) -> Result<f64> {
         self.step += 1;
         self.set.clear_grads(self.backend);
         let mut tape = Tape::new(self.backend, &mut self.set);
@@ -153,7 +156,8 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         drop(tape);
         let settings = self.config.optimizer.at(self.step, self.config.steps);
         self.set.update(self.backend, &settings, self.config.optimizer.max_norm);
-        loss
+        self.backend.check()?;
+        Ok(loss)
     }
 
     /// The networks with averaged weights, for export.
@@ -172,11 +176,20 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
     /// Saves the run.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// As [`Self::checkpoint`]; [`Error::Io`].
     pub fn save(&self, path: &Path) -> Result<()> {
+        self.checkpoint()?.save(path)
+    }
+
+    /// The run as it stands.
+    ///
+    /// # Errors
+    /// As [`Backend::check`]: a device that failed must not overwrite what was saved before.
+    pub fn checkpoint(&self) -> Result<Checkpoint> {
         let mut checkpoint = Checkpoint::new(self.step, self.settings(), &self.random);
         checkpoint.put_params("denoiser", self.backend, &self.set);
-        checkpoint.save(path)
+        self.backend.check()?;
+        Ok(checkpoint)
     }
 
     /// Goes on from the checkpoint at `path`, where there is one.

@@ -127,7 +127,10 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
     }
 
     /// One step on `images`, `[N,height,width,3]` in −1…1.
-    pub fn train(&mut self, images: &[f32], height: usize, width: usize) -> VqganLosses {
+    ///
+    /// # Errors
+    /// As [`Backend::check`].
+    pub fn train(&mut self, images: &[f32], height: usize, width: usize) -> Result<VqganLosses> {
         self.step += 1;
         let batch = images.len() / (height * width * 3);
         let shape = [batch, height, width, 3];
@@ -178,14 +181,23 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
             losses.discriminator = train_critic(self.backend, &mut self.critic_set, critic, images, &fake, shape);
             self.critic_set.update(self.backend, &settings, self.config.optimizer.max_norm);
         }
-        losses
+        self.backend.check()?;
+        Ok(losses)
     }
 
     /// Saves the run.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// As [`Self::checkpoint`]; [`Error::Io`].
     pub fn save(&self, path: &Path) -> Result<()> {
+        self.checkpoint()?.save(path)
+    }
+
+    /// The run as it stands.
+    ///
+    /// # Errors
+    /// As [`Backend::check`]: a device that failed must not overwrite what was saved before.
+    pub fn checkpoint(&self) -> Result<Checkpoint> {
         let mut checkpoint = Checkpoint::new(self.step, self.settings(), &self.random);
         checkpoint.put_params("vqgan", self.backend, &self.set);
         checkpoint.put_params("critic", self.backend, &self.critic_set);
@@ -194,7 +206,8 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
                 checkpoint.tensors.insert(format!("codebook/{name}"), values.clone());
             }
         }
-        checkpoint.save(path)
+        self.backend.check()?;
+        Ok(checkpoint)
     }
 
     /// Goes on from the checkpoint at `path`, where there is one.
@@ -244,12 +257,17 @@ pub struct Vqgan<'a, B: Backend> {
 
 impl<B: Backend> Vqgan<'_, B> {
     /// Codes of `images`, `[N,height,width,3]` in −1…1: one for each latent cell, row by row.
-    pub fn encode(&mut self, images: &[f32], height: usize, width: usize) -> Vec<u32> {
+    ///
+    /// # Errors
+    /// As [`Backend::check`].
+    pub fn encode(&mut self, images: &[f32], height: usize, width: usize) -> Result<Vec<u32>> {
         let batch = images.len() / (height * width * 3);
         let mut tape = Tape::new(self.backend, &mut self.set);
         let input = tape.input("image", [batch, height, width, 3], images);
         let latent = self.encoder.apply(&mut tape, input);
-        self.codebook.assign(&tape.value(latent))
+        let rows = tape.value(latent);
+        self.backend.check()?;
+        Ok(self.codebook.assign(&rows))
     }
 
     /// Records the encoder on one picture, for export. Returns the tape and the latent.

@@ -1,0 +1,86 @@
+//! Which device trains.
+
+use std::path::Path;
+use std::str::FromStr;
+
+use rissole::{Error, Result};
+
+use super::cpu::Cpu;
+use super::cuda::Cuda;
+
+/// What the user asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// The first GPU, or the CPU where there is none.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A GPU, by the driver's number.
+    Cuda(usize),
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => match text.strip_prefix("cuda:").map(str::parse) {
+                Some(Ok(ordinal)) => Ok(Self::Cuda(ordinal)),
+                _ => Err("a device is auto, cpu or cuda:N".into()),
+            },
+        }
+    }
+}
+
+/// An open device.
+#[derive(Debug)]
+pub enum Opened {
+    /// The CPU.
+    Cpu(Cpu),
+    /// A GPU.
+    Cuda(Cuda),
+}
+
+impl Choice {
+    /// Opens the device. Compiled kernels are kept in `cache`, where there is one.
+    ///
+    /// # Errors
+    /// As [`Cuda::open`], where a GPU was asked for by number.
+    pub fn open(self, cache: Option<&Path>) -> Result<Opened> {
+        let cuda = match self {
+            Self::Cpu => return Ok(Opened::Cpu(Cpu::default())),
+            Self::Auto => Cuda::open(0, cache),
+            Self::Cuda(ordinal) => Cuda::open(ordinal, cache),
+        };
+        match cuda {
+            Ok(cuda) => {
+                log::info!("on {}", cuda.name());
+                Ok(Opened::Cuda(cuda))
+            }
+            // A GPU that is there and cannot be used is for the user to mend or to do without.
+            Err(Error::Usage(why)) if self == Self::Auto => {
+                log::info!("on the CPU: {why}");
+                Ok(Opened::Cpu(Cpu::default()))
+            }
+            Err(e) => Err(e),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Choice;
+
+    #[test]
+    fn devices_are_named_as_the_help_says() {
+        assert_eq!("auto".parse(), Ok(Choice::Auto));
+        assert_eq!("cpu".parse(), Ok(Choice::Cpu));
+        assert_eq!("cuda:3".parse(), Ok(Choice::Cuda(3)));
+        for wrong in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "CUDA:0"] {
+            assert!(wrong.parse::<Choice>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! One NVIDIA GPU through the driver: memory, copies, kernel launches, on one stream.
+//!
+//! `unsafe` is allowed here for the driver's C interface. What makes the calls sound:
+//! - addresses come from [`Device::allocate`] and are freed once, by the pool that owns them;
+//! - everything runs in the order of one stream, so memory may be reused as soon as its last use was submitted;
+//! - a launch's arguments are checked against the kernel's own declaration; that they hold as many elements as the
+//!   kernel touches is what the operations' shapes say, and what the parity checks show.
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::path::Path;
+use std::sync::Arc;
+
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::{CudaContext, CudaStream, sys};
+use rissole::{Error, Result};
+
+use super::program::{self, Parameter};
+use super::{blas::Blas, libraries};
+
+/// Oldest driver that is asked for anything, as `cuDriverGetVersion` numbers them: CUDA 12.0.
+const OLDEST_DRIVER: i32 = 12_000;
+
+/// An argument of a kernel.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Argument {
+    /// A count or an index.
+    Size(u32),
+    /// A number.
+    Float(f32),
+    /// An address on the device.
+    Pointer(u64),
+}
+
+impl Argument {
+    fn parameter(self) -> Parameter {
+        match self {
+            Self::Size(_) => Parameter::Size,
+            Self::Float(_) => Parameter::Float,
+            Self::Pointer(_) => Parameter::Pointer,
+        }
+    }
+}
+
+/// An open GPU with the kernels loaded.
+#[derive(Debug)]
+pub struct Device {
+    /// What it is called, with its number, for messages.
+    pub name: String,
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    kernels: HashMap<String, Kernel>,
+    blas: Option<Blas>,
+}
+
+#[derive(Debug)]
+struct Kernel {
+    function: sys::CUfunction,
+    parameters: Vec<Parameter>,
+}
+
+impl Device {
+    /// Opens GPU `ordinal` and loads the kernels, from `cache` where they were compiled before.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming what is missing and where it was looked for: no driver, one that is too old, no such
+    /// GPU, no compiler.
+    pub fn open(ordinal: usize, cache: Option<&Path>) -> Result<Self> {
+        let version = driver_version()?;
+        let fault = |what: &str, e: DriverError| Error::Usage(format!("CUDA device {ordinal}: {what}: {e}"));
+        result::init().map_err(|e| Error::Usage(format!("the NVIDIA driver does not start: {e}")))?;
+        let count = result::device::get_count().map_err(|e| fault("cannot be counted", e))?;
+        if ordinal >= usize::try_from(count).unwrap_or(0) {
+            return Err(Error::Usage(format!("there is no CUDA device {ordinal}: the driver sees {count}")));
+        }
+        let context = CudaContext::new(ordinal).map_err(|e| fault("cannot be opened", e))?;
+        // SAFETY: all work goes to one stream, in order; nothing needs events to wait for another.
+        unsafe { context.disable_event_tracking() };
+        let attributes = || -> std::result::Result<_, DriverError> {
+            use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+            let multiprocessors = context.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+            Ok((context.new_stream()?, context.name()?, context.compute_capability()?, multiprocessors))
+        };
+        let (stream, name, (major, minor), multiprocessors) = attributes().map_err(|e| fault("cannot be used", e))?;
+        let arch = (major.unsigned_abs(), minor.unsigned_abs());
+        let image = program::machine_code(arch, version, cache)?;
+        let kernels = load(&image).map_err(|e| {
+            let driver = format!("{}.{}", version / 1000, version % 1000 / 10);
+            Error::Usage(format!(
+                "CUDA device {ordinal}: the driver (CUDA {driver}) cannot load the kernels: {e}; \
+                 an NVRTC newer than the driver makes code that it does not know"
+            ))
+        })?;
+        let blas = Blas::open(&stream);
+        let multiprocessors = multiprocessors.unsigned_abs().max(1);
+        Ok(Self { name: format!("{name} (CUDA device {ordinal})"), multiprocessors, context, stream, kernels, blas })
+    }
+
+    /// Matrix products by cuBLAS, where it was found.
+    pub fn blas(&self) -> Option<&Blas> {
+        self.blas.as_ref()
+    }
+
+    /// Bytes free, and in all.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn memory(&self) -> Result<(usize, usize)> {
+        self.context.mem_get_info().map_err(|e| self.fault("memory", e))
+    }
+
+    /// New memory of `bytes`; `None` where there is not so much.
+    ///
+    /// # Errors
+    /// Any other fault of the driver.
+    pub fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
+        self.bind()?;
+        // SAFETY: the address is used as this type's documentation says.
+        match unsafe { result::malloc_sync(bytes) } {
+            Ok(address) => Ok(Some(address)),
+            Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => Ok(None),
+            Err(e) => Err(self.fault("allocation", e)),
+        }
+    }
+
+    /// Gives memory back. A fault is left for a later call to meet.
+    pub fn free(&self, address: u64) {
+        if self.bind().is_ok() {
+            // SAFETY: the address came from `allocate` and is freed once; the driver waits for work that uses it.
+            let _ = unsafe { result::free_sync(address) };
+        }
+    }
+
+    /// Copies host values to `address`. They may change as soon as this returns.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn upload(&self, values: &[f32], address: u64) -> Result<()> {
+        self.bind()?;
+        // SAFETY: pageable host memory is staged before the call returns; the caller's array is that long.
+        unsafe { result::memcpy_htod_async(address, values, self.stream.cu_stream()) }
+            .map_err(|e| self.fault("upload", e))
+    }
+
+    /// Copies from `address`, after all work before it.
+    ///
+    /// # Errors
+    /// What the driver says, of this copy or of work before it.
+    pub fn download<T: bytemuck::Pod>(&self, address: u64, to: &mut [T]) -> Result<()> {
+        self.bind()?;
+        // SAFETY: any bits are a value of T; the caller's array is that long; the copy is waited for.
+        unsafe { result::memcpy_dtoh_async(to, address, self.stream.cu_stream()) }
+            .map_err(|e| self.fault("download", e))?;
+        self.synchronize()
+    }
+
+    /// Copies `bytes` on the device.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: both arrays are that long and distinct.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
+            .map_err(|e| self.fault("copy", e))
+    }
+
+    /// Sets `bytes` to zero.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn clear(&self, address: u64, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the array is that long.
+        unsafe { result::memset_d8_async(address, 0, bytes, self.stream.cu_stream()) }
+            .map_err(|e| self.fault("clear", e))
+    }
+
+    /// Waits for all work.
+    ///
+    /// # Errors
+    /// What the driver says, of any work before.
+    pub fn synchronize(&self) -> Result<()> {
+        self.stream.synchronize().map_err(|e| self.fault("work", e))
+    }
+
+    /// Submits a kernel with `block` threads in each block of `grid`.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when there is no such kernel or the arguments are not of its declared types; what the
+    /// driver says.
+    pub fn launch(&self, kernel: &str, grid: [u32; 3], block: u32, arguments: &[Argument]) -> Result<()> {
+        let Kernel { function, parameters } =
+            self.kernels.get(kernel).ok_or_else(|| Error::Internal(format!("no CUDA kernel {kernel}")))?;
+        if !arguments.iter().map(|a| a.parameter()).eq(parameters.iter().copied()) {
+            return Err(Error::Internal(format!("CUDA kernel {kernel}: arguments {arguments:?} for {parameters:?}")));
+        }
+        self.bind()?;
+        let mut addresses: Vec<_> = arguments
+            .iter()
+            .map(|argument| match argument {
+                Argument::Size(value) => std::ptr::from_ref(value).cast_mut().cast(),
+                Argument::Float(value) => std::ptr::from_ref(value).cast_mut().cast(),
+                Argument::Pointer(value) => std::ptr::from_ref(value).cast_mut().cast(),
+            })
+            .collect();
+        let (grid, block) = ((grid[0], grid[1], grid[2]), (block, 1, 1));
+        // SAFETY: the arguments have the declared types and outlive the call, which copies them.
+        unsafe { result::launch_kernel(*function, grid, block, 0, self.stream.cu_stream(), &mut addresses) }
+            .map_err(|e| self.fault(kernel, e))
+    }
+
+    /// Makes this GPU's context the thread's: a thread may use several.
+    fn bind(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(|e| self.fault("context", e))
+    }
+
+    fn fault(&self, what: &str, error: DriverError) -> Error {
+        Error::Internal(format!("{}: {what}: {error}", self.name))
+    }
+}
+
+/// The driver's version, once it is loaded.
+fn driver_version() -> Result<i32> {
+    libraries::load(libraries::DRIVER).map_err(|searched| Error::Usage(format!("no NVIDIA driver: {searched}")))?;
+    let mut version = 0;
+    // SAFETY: the driver is loaded; this call needs no initialisation.
+    unsafe { sys::cuDriverGetVersion(&mut version).result() }
+        .map_err(|e| Error::Usage(format!("the NVIDIA driver does not tell its version: {e}")))?;
+    if version < OLDEST_DRIVER {
+        let (major, minor) = (version / 1000, version % 1000 / 10);
+        return Err(Error::Usage(format!(
+            "the NVIDIA driver is for CUDA {major}.{minor}; at least 12.0 is needed (driver 525 or later)"
+        )));
+    }
+    Ok(version)
+}
+
+/// Loads compiled kernels into the current context, where they stay until it goes.
+fn load(image: &[u8]) -> std::result::Result<HashMap<String, Kernel>, DriverError> {
+    // SAFETY: the image is what NVRTC made, whole.
+    let module = unsafe { result::module::load_data(image.as_ptr().cast()) }?;
+    let source = program::source();
+    program::signatures(&source)
+        .into_iter()
+        .map(|(name, parameters)| {
+            let symbol = CString::new(name).map_err(|_| DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND))?;
+            // SAFETY: the module is loaded and is never unloaded.
+            let function = unsafe { result::module::get_function(module, symbol) }?;
+            Ok((name.to_owned(), Kernel { function, parameters }))
+        })
+        .collect()
+}

@@ -1,0 +1,104 @@
+//! Finding NVIDIA's libraries on this machine, at run time: the driver, NVRTC, cuBLAS.
+//!
+//! A library found here stays loaded, and the loader gives the same one to whoever asks for it by name later;
+//! that is how `cudarc` gets the ones that lie outside the loader's path. `unsafe` is allowed here because
+//! loading a library runs its initialisers.
+#![allow(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+
+/// The driver, which comes with the graphics card and not with the toolkit.
+pub const DRIVER: &[&str] = &["libcuda.so.1", "libcuda.so"];
+/// The run-time compiler.
+pub const NVRTC: &[&str] = &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
+/// Matrix products.
+pub const CUBLAS: &[&str] = &["libcublas.so.13", "libcublas.so.12", "libcublas.so"];
+
+/// Variables that name an installed toolkit.
+const TOOLKIT_VARIABLES: [&str; 3] = ["CUDA_HOME", "CUDA_PATH", "CUDA_ROOT"];
+/// Where toolkits and drivers lie when nothing names them: Linux, Jetson, WSL.
+const USUAL_FOLDERS: [&str; 7] = [
+    "/usr/local/cuda/lib64",
+    "/usr/local/cuda-13/lib64",
+    "/usr/local/cuda-12/lib64",
+    "/opt/cuda/lib64",
+    "/usr/lib/wsl/lib",
+    "/usr/lib/aarch64-linux-gnu/nvidia",
+    "/usr/lib/aarch64-linux-gnu/tegra",
+];
+
+/// Loads the first of `names` that this machine has, for the rest of the process. `name` order is preference.
+///
+/// # Errors
+/// Where it was looked for, in words.
+pub fn load(names: &[&str]) -> Result<(), String> {
+    if names.iter().any(|name| open(Path::new(name))) {
+        return Ok(());
+    }
+    let folders = folders();
+    for folder in &folders {
+        for path in names.iter().map(|name| folder.join(name)).filter(|path| path.exists()) {
+            load_companions(folder, &path);
+            if open(&path) {
+                log::debug!("CUDA: {}", path.display());
+                return Ok(());
+            }
+        }
+    }
+    let folders: Vec<_> = folders.iter().map(|f| f.display().to_string()).collect();
+    Err(format!(
+        "looked for {} on the loader's path (LD_LIBRARY_PATH, ldconfig) and in {}",
+        names.join(", "),
+        folders.join(", ")
+    ))
+}
+
+/// NVRTC and cuBLAS each ask for a second library of their own folder, by its name alone.
+fn load_companions(folder: &Path, library: &Path) {
+    let stem = |prefix: &str| library.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
+    let companion = match () {
+        () if stem("libnvrtc.so") => "libnvrtc-builtins.so.",
+        () if stem("libcublas.so") => "libcublasLt.so.",
+        () => return,
+    };
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(companion)) {
+            open(&path);
+        }
+    }
+}
+
+/// Whether the library could be loaded; it stays so.
+fn open(path: &Path) -> bool {
+    // SAFETY: the names are those of NVIDIA's libraries, whose initialisers have no preconditions.
+    match unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) } {
+        Ok(library) => {
+            std::mem::forget(library);
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+fn folders() -> Vec<PathBuf> {
+    let named = TOOLKIT_VARIABLES.iter().filter_map(std::env::var_os).map(|home| PathBuf::from(home).join("lib64"));
+    let mut folders: Vec<PathBuf> = named.chain(USUAL_FOLDERS.iter().map(PathBuf::from)).collect();
+    folders.dedup();
+    folders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::load;
+
+    #[test]
+    fn a_library_that_is_not_there_is_named_with_the_places_it_was_looked_for() {
+        let searched = load(&["librissole-has-no-such-library.so.7"]).unwrap_err();
+        for part in ["librissole-has-no-such-library.so.7", "LD_LIBRARY_PATH", "/usr/local/cuda/lib64"] {
+            assert!(searched.contains(part), "{searched}");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The CUDA backend: own kernels (`kernels/`), compiled when the device is opened, and cuBLAS where it is there.
+//!
+//! Nothing of CUDA is needed to build or to start the program: the driver, NVRTC and cuBLAS are looked for when a
+//! device is asked for. Results repeat bit for bit on one device: no kernel uses atomics.
+//!
+//! A fault of the device (out of memory, a lost GPU) does not stop an operation: it is kept, everything after it
+//! does nothing, and [`Backend::check`](super::Backend::check) reports it.
+
+mod blas;
+mod conv;
+mod device;
+mod gemm;
+mod libraries;
+mod memory;
+mod nvrtc;
+mod ops;
+mod program;
+mod reduce;
+
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+use std::rc::Rc;
+
+use rissole::{Error, Result};
+
+use device::{Argument, Device};
+pub use memory::Buffer;
+use memory::Pool;
+pub use program::default_cache;
+
+/// Threads of a block of the elementwise kernels.
+const BLOCK: u32 = 256;
+/// Blocks of the elementwise kernels for each multiprocessor, at most.
+const BLOCKS_EACH: u32 = 32;
+/// Most elements of a convolution's patches at a time: 256 MiB.
+const PATCH_ELEMENTS: usize = 1 << 26;
+
+/// A GPU with its memory.
+#[derive(Debug)]
+pub struct Cuda {
+    device: Rc<Device>,
+    pool: Rc<Pool>,
+    blas: bool,
+    patch_elements: usize,
+    fault: RefCell<Option<Error>>,
+    /// Whether there was a fault, reported or not.
+    broken: Cell<bool>,
+}
+
+impl Cuda {
+    /// Opens GPU `ordinal`. Compiled kernels are kept in `cache`, where there is one.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming what is missing and where it was looked for: no driver, one that is too old, no such
+    /// GPU, no compiler.
+    pub fn open(ordinal: usize, cache: Option<&Path>) -> Result<Self> {
+        let device = Rc::new(Device::open(ordinal, cache)?);
+        Ok(Self {
+            pool: Rc::new(Pool::new(device.clone())),
+            blas: device.blas().is_some(),
+            patch_elements: PATCH_ELEMENTS,
+            device,
+            fault: RefCell::default(),
+            broken: Cell::new(false),
+        })
+    }
+
+    /// What the GPU is called.
+    pub fn name(&self) -> &str {
+        &self.device.name
+    }
+
+    /// Whether products go to cuBLAS.
+    pub fn has_blas(&self) -> bool {
+        self.blas
+    }
+
+    /// The same device with products by the program's own kernels.
+    pub fn without_blas(self) -> Self {
+        Self { blas: false, ..self }
+    }
+
+    /// The same device with at most `bytes` of patches at a time in a convolution, but one sample.
+    pub fn with_patch_bytes(self, bytes: usize) -> Self {
+        Self { patch_elements: bytes / size_of::<f32>(), ..self }
+    }
+
+    /// How often the driver was asked for memory, and how many bytes of it are held.
+    pub fn memory_requests(&self) -> (u64, usize) {
+        (self.pool.requests(), self.pool.held())
+    }
+
+    /// Does `work` unless there was a fault; keeps the fault it meets.
+    fn run(&self, work: impl FnOnce(&Device) -> Result<()>) {
+        if self.broken.get() {
+            return;
+        }
+        if let Err(fault) = work(&self.device) {
+            self.broken.set(true);
+            *self.fault.borrow_mut() = Some(fault);
+        }
+    }
+
+    /// An array with unspecified contents, for the length of an operation.
+    fn scratch(&self, len: usize) -> Buffer {
+        let mut buffer = None;
+        self.run(|_| {
+            buffer = Some(self.pool.take(len)?);
+            Ok(())
+        });
+        buffer.unwrap_or_else(|| self.pool.nothing(len))
+    }
+
+    /// Launches an elementwise kernel, whose first argument is the number of elements.
+    fn each(&self, kernel: &str, n: usize, rest: &[Operand]) {
+        if n == 0 {
+            return;
+        }
+        let most = (self.device.multiprocessors * BLOCKS_EACH) as usize;
+        let arguments: Vec<_> = std::iter::once(Operand::Size(n)).chain(rest.iter().copied()).collect();
+        self.launch(kernel, [n.div_ceil(BLOCK as usize).min(most), 1, 1], BLOCK, &arguments);
+    }
+
+    /// Launches a kernel.
+    fn launch(&self, kernel: &str, grid: [usize; 3], block: u32, operands: &[Operand]) {
+        self.run(|device| {
+            let size = |n: usize| {
+                u32::try_from(n).map_err(|_| Error::Usage(format!("{kernel}: a size of {n} is too large for the GPU")))
+            };
+            let arguments: Vec<Argument> = operands
+                .iter()
+                .map(|operand| {
+                    Ok(match *operand {
+                        Operand::Size(n) => Argument::Size(size(n)?),
+                        Operand::Float(value) => Argument::Float(value),
+                        Operand::Pointer(address) => Argument::Pointer(address),
+                    })
+                })
+                .collect::<Result<_>>()?;
+            let [x, y, z] = grid;
+            device.launch(kernel, [size(x)?, size(y)?, size(z)?], block, &arguments)
+        });
+    }
+}
+
+/// An argument of a kernel, before its sizes are checked.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Operand {
+    Size(usize),
+    Float(f32),
+    Pointer(u64),
+}
+
+/// What can stand in [`arguments!`].
+trait AsOperand {
+    fn operand(&self) -> Operand;
+}
+
+impl AsOperand for usize {
+    fn operand(&self) -> Operand {
+        Operand::Size(*self)
+    }
+}
+
+impl AsOperand for bool {
+    fn operand(&self) -> Operand {
+        Operand::Size(usize::from(*self))
+    }
+}
+
+impl AsOperand for f32 {
+    fn operand(&self) -> Operand {
+        Operand::Float(*self)
+    }
+}
+
+impl AsOperand for u64 {
+    fn operand(&self) -> Operand {
+        Operand::Pointer(*self)
+    }
+}
+
+impl AsOperand for Buffer {
+    fn operand(&self) -> Operand {
+        Operand::Pointer(self.address())
+    }
+}
+
+/// A kernel's arguments: sizes (`usize`), numbers (`f32`), arrays, addresses (`u64`).
+macro_rules! arguments {
+    ($($argument:expr),* $(,)?) => {{
+        use $crate::backend::cuda::AsOperand as _;
+        [$(($argument).operand()),*]
+    }};
+}
+use arguments;

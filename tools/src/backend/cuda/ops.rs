@@ -1,0 +1,308 @@
+//! The operations of the tape: each a launch or a few.
+
+use rissole::{Error, Result};
+
+use super::super::{AdamW, Attention, Backend, Conv, Norm, Plane};
+use super::memory::Buffer;
+use super::{Cuda, arguments};
+
+/// Threads of a block that works on one group, row or head together.
+const TEAM: u32 = 256;
+
+impl Backend for Cuda {
+    type Buffer = Buffer;
+
+    fn check(&self) -> Result<()> {
+        match self.fault.borrow_mut().take() {
+            Some(fault) => Err(fault),
+            None if self.broken.get() => Err(Error::Internal(format!("{} failed before", self.name()))),
+            None => Ok(()),
+        }
+    }
+
+    fn alloc(&self, len: usize) -> Buffer {
+        self.scratch(len)
+    }
+
+    fn zeros(&self, len: usize) -> Buffer {
+        let mut buffer = self.scratch(len);
+        self.clear(&mut buffer);
+        buffer
+    }
+
+    fn upload(&self, values: &[f32]) -> Buffer {
+        let buffer = self.scratch(values.len());
+        if !values.is_empty() {
+            self.run(|device| device.upload(values, buffer.address()));
+        }
+        buffer
+    }
+
+    fn download(&self, buffer: &Buffer) -> Vec<f32> {
+        let mut values = vec![f32::NAN; buffer.len()];
+        if !values.is_empty() {
+            self.run(|device| device.download(buffer.address(), &mut values));
+        }
+        values
+    }
+
+    fn release(&self, buffer: Buffer) {
+        drop(buffer);
+    }
+
+    fn copy(&self, from: &Buffer, to: &mut Buffer) {
+        assert_eq!(from.len(), to.len(), "a copy is of one length");
+        if !from.is_empty() {
+            self.run(|device| device.copy(from.address(), to.address(), to.bytes()));
+        }
+    }
+
+    fn clear(&self, to: &mut Buffer) {
+        if !to.is_empty() {
+            self.run(|device| device.clear(to.address(), to.bytes()));
+        }
+    }
+
+    fn accumulate(&self, from: &Buffer, to: &mut Buffer) {
+        assert_eq!(from.len(), to.len(), "summands have one length");
+        self.each("accumulate", to.len(), &arguments![from, to]);
+    }
+
+    fn square_sum(&self, x: &Buffer) -> f64 {
+        self.sum_of_squares(x)
+    }
+
+    fn conv(&self, g: &Conv, x: &Buffer, weight: &Buffer, bias: &Buffer, out: &mut Buffer) {
+        check_conv(g, x, out, weight);
+        assert_eq!(bias.len(), g.outputs);
+        self.conv_forward(g, x, weight, bias, out);
+    }
+
+    fn conv_grad_input(&self, g: &Conv, weight: &Buffer, grad: &Buffer, out: &mut Buffer) {
+        check_conv(g, out, grad, weight);
+        self.conv_backward_input(g, weight, grad, out);
+    }
+
+    fn conv_grad_weight(&self, g: &Conv, x: &Buffer, grad: &Buffer, weight: &mut Buffer, bias: &mut Buffer) {
+        check_conv(g, x, grad, weight);
+        assert_eq!(bias.len(), g.outputs);
+        self.conv_backward_weight(g, x, grad, weight, bias);
+    }
+
+    fn group_norm(&self, g: &Norm, x: &Buffer, scale: &Buffer, shift: &Buffer, out: &mut Buffer, stats: &mut Buffer) {
+        assert_eq!([x.len(), out.len()], [g.batch * g.pixels * g.channels; 2]);
+        assert_eq!([scale.len(), shift.len(), stats.len()], [g.channels, g.channels, 2 * g.batch * g.groups]);
+        let arguments = arguments![g.pixels, g.channels, g.groups, g.silu, x, scale, shift, out, stats];
+        self.teams("group_norm", g.batch * g.groups, &arguments);
+    }
+
+    fn group_norm_grad(
+        &self,
+        g: &Norm,
+        x: &Buffer,
+        scale: &Buffer,
+        shift: &Buffer,
+        stats: &Buffer,
+        grad: &Buffer,
+        out: &mut Buffer,
+        grad_scale: &mut Buffer,
+        grad_shift: &mut Buffer,
+    ) {
+        assert_eq!([x.len(), grad.len(), out.len()], [g.batch * g.pixels * g.channels; 3]);
+        assert_eq!([scale.len(), shift.len(), grad_scale.len(), grad_shift.len()], [g.channels; 4]);
+        assert_eq!(stats.len(), 2 * g.batch * g.groups);
+        let sums = self.scratch(2 * g.batch * g.channels); // [N, 2, C]: of shift, then of scale
+        let arguments = arguments![g.pixels, g.channels, g.groups, g.silu, x, scale, shift, stats, grad, out, sums];
+        self.teams("group_norm_grad", g.batch * g.groups, &arguments);
+        let (partial, slices) = self.column_sums(g.batch, 2 * g.channels, &sums);
+        let stride = 2 * g.channels;
+        self.add_partials(g.channels, slices, stride, 0, &partial, grad_shift.address());
+        self.add_partials(g.channels, slices, stride, g.channels, &partial, grad_scale.address());
+    }
+
+    fn layer_norm(
+        &self,
+        batch: usize,
+        len: usize,
+        x: &Buffer,
+        scale: &Buffer,
+        shift: &Buffer,
+        out: &mut Buffer,
+        stats: &mut Buffer,
+    ) {
+        assert_eq!([x.len(), out.len(), stats.len()], [batch * len, batch * len, 2 * batch]);
+        assert_eq!([scale.len(), shift.len()], [len; 2]);
+        self.teams("layer_norm", batch, &arguments![len, x, scale, shift, out, stats]);
+    }
+
+    fn layer_norm_grad(
+        &self,
+        batch: usize,
+        len: usize,
+        x: &Buffer,
+        scale: &Buffer,
+        stats: &Buffer,
+        grad: &Buffer,
+        out: &mut Buffer,
+        grad_scale: &mut Buffer,
+        grad_shift: &mut Buffer,
+    ) {
+        assert_eq!([x.len(), grad.len(), out.len()], [batch * len; 3]);
+        assert_eq!([scale.len(), grad_scale.len(), grad_shift.len(), stats.len()], [len, len, len, 2 * batch]);
+        self.teams("layer_norm_grad", batch, &arguments![len, x, scale, stats, grad, out]);
+        self.each("layer_norm_grad_affine", len, &arguments![batch, x, stats, grad, grad_scale, grad_shift]);
+    }
+
+    fn silu(&self, x: &Buffer, out: &mut Buffer) {
+        assert_eq!(x.len(), out.len());
+        self.each("silu", out.len(), &arguments![x, out]);
+    }
+
+    fn silu_grad(&self, x: &Buffer, grad: &Buffer, out: &mut Buffer) {
+        assert_eq!([x.len(), grad.len()], [out.len(); 2]);
+        self.each("silu_grad", out.len(), &arguments![x, grad, out]);
+    }
+
+    fn leaky_relu(&self, slope: f32, x: &Buffer, out: &mut Buffer) {
+        assert_eq!(x.len(), out.len());
+        self.each("leaky_relu", out.len(), &arguments![slope, x, out]);
+    }
+
+    fn leaky_relu_grad(&self, slope: f32, x: &Buffer, grad: &Buffer, out: &mut Buffer) {
+        assert_eq!([x.len(), grad.len()], [out.len(); 2]);
+        self.each("leaky_relu_grad", out.len(), &arguments![slope, x, grad, out]);
+    }
+
+    fn add(&self, a: &Buffer, b: &Buffer, out: &mut Buffer) {
+        assert_eq!([a.len(), b.len()], [out.len(); 2]);
+        self.each("add", out.len(), &arguments![a, b, out]);
+    }
+
+    fn add_vector(&self, batch: usize, channels: usize, x: &Buffer, v: &Buffer, out: &mut Buffer) {
+        assert_eq!([x.len(), v.len()], [out.len(), batch * channels]);
+        self.each("add_vector", out.len(), &arguments![out.len() / batch, channels, x, v, out]);
+    }
+
+    fn sum_pixels(&self, batch: usize, channels: usize, grad: &Buffer, out: &mut Buffer) {
+        assert_eq!(out.len(), batch * channels);
+        let pixels = grad.len() / out.len();
+        assert_eq!(grad.len(), pixels * out.len());
+        self.each("sum_pixels", out.len(), &arguments![pixels, channels, grad, out]);
+    }
+
+    fn concat(&self, rows: usize, a: &Buffer, b: &Buffer, out: &mut Buffer) {
+        let [ca, cb] = row_lengths(rows, a, b, out);
+        self.each("concat", out.len(), &arguments![ca, cb, a, b, out]);
+    }
+
+    fn split(&self, rows: usize, x: &Buffer, a: &mut Buffer, b: &mut Buffer) {
+        let [ca, cb] = row_lengths(rows, a, b, x);
+        self.each("split", x.len(), &arguments![ca, cb, x, a, b]);
+    }
+
+    fn upsample(&self, g: &Plane, x: &Buffer, out: &mut Buffer) {
+        assert_eq!([x.len(), out.len()], [elements(g), 4 * elements(g)]);
+        self.each("upsample", out.len(), &arguments![g.width, g.channels, x, out]);
+    }
+
+    fn upsample_grad(&self, g: &Plane, grad: &Buffer, out: &mut Buffer) {
+        assert_eq!([grad.len(), out.len()], [4 * elements(g), elements(g)]);
+        self.each("upsample_grad", out.len(), &arguments![g.width, g.channels, grad, out]);
+    }
+
+    fn depth_to_space(&self, g: &Plane, x: &Buffer, out: &mut Buffer) {
+        assert_eq!([x.len(), out.len()], [elements(g); 2]);
+        self.each("depth_to_space", out.len(), &arguments![g.width, g.channels, x, out]);
+    }
+
+    fn space_to_depth(&self, g: &Plane, grad: &Buffer, out: &mut Buffer) {
+        assert_eq!([grad.len(), out.len()], [elements(g); 2]);
+        self.each("space_to_depth", out.len(), &arguments![g.width, g.channels, grad, out]);
+    }
+
+    fn crop(&self, g: &Plane, margin: usize, x: &Buffer, out: &mut Buffer) {
+        assert_eq!([x.len(), out.len()], [elements(g), elements(&cropped(g, margin))]);
+        self.each("crop", out.len(), &arguments![g.height, g.width, g.channels, margin, x, out]);
+    }
+
+    fn crop_grad(&self, g: &Plane, margin: usize, grad: &Buffer, out: &mut Buffer) {
+        assert_eq!([grad.len(), out.len()], [elements(&cropped(g, margin)), elements(g)]);
+        self.each("crop_grad", out.len(), &arguments![g.height, g.width, g.channels, margin, grad, out]);
+    }
+
+    fn attention(&self, g: &Attention, qkv: &Buffer, out: &mut Buffer, weights: &mut Buffer) {
+        check_attention(g, qkv, out, weights);
+        let arguments = arguments![g.tokens, g.channels, g.heads, qkv, out, weights];
+        self.teams("attention", g.batch * g.heads, &arguments);
+    }
+
+    fn attention_grad(&self, g: &Attention, qkv: &Buffer, weights: &Buffer, grad: &Buffer, out: &mut Buffer) {
+        check_attention(g, out, grad, weights);
+        assert_eq!(qkv.len(), out.len());
+        let slopes = self.scratch(weights.len());
+        let arguments = arguments![g.tokens, g.channels, g.heads, qkv, weights, grad, slopes, out];
+        self.teams("attention_grad", g.batch * g.heads, &arguments);
+    }
+
+    fn sinusoid(&self, dim: usize, t: &Buffer, out: &mut Buffer) {
+        assert_eq!(out.len(), t.len() * dim);
+        let half = dim / 2;
+        self.each("sinusoid", t.len() * half, &arguments![half, t, out]);
+    }
+
+    fn adamw(
+        &self,
+        s: &AdamW,
+        grad: &Buffer,
+        value: &mut Buffer,
+        first_moment: &mut Buffer,
+        second_moment: &mut Buffer,
+        average: &mut Buffer,
+    ) {
+        let lens = [grad.len(), first_moment.len(), second_moment.len(), average.len()];
+        assert_eq!(lens, [value.len(); 4]);
+        let correct = |beta: f32| 1.0 / (1.0 - beta.powf(s.step as f32));
+        let (correct1, correct2) = (correct(s.beta1), correct(s.beta2));
+        let (decay, scale) = (s.weight_decay, s.grad_scale);
+        let settings = arguments![s.rate, s.beta1, s.beta2, decay, correct1, correct2, scale, s.average_decay];
+        let arrays = arguments![grad, value, first_moment, second_moment, average];
+        self.each("adamw", value.len(), &[&settings[..], &arrays[..]].concat());
+    }
+}
+
+impl Cuda {
+    /// Launches a kernel whose blocks each do one of `n` parts together.
+    fn teams(&self, kernel: &str, n: usize, arguments: &[super::Operand]) {
+        if n > 0 {
+            self.launch(kernel, [n, 1, 1], TEAM, arguments);
+        }
+    }
+}
+
+fn check_conv(g: &Conv, input: &Buffer, output: &Buffer, weight: &Buffer) {
+    let (h, w) = g.out_size();
+    assert_eq!(input.len(), g.batch * g.height * g.width * g.inputs, "input of {g:?}");
+    assert_eq!(output.len(), g.batch * h * w * g.outputs, "output of {g:?}");
+    assert_eq!(weight.len(), g.taps() * g.inputs * g.outputs, "weight of {g:?}");
+}
+
+fn check_attention(g: &Attention, input: &Buffer, output: &Buffer, weights: &Buffer) {
+    let elements = g.batch * g.tokens * g.channels;
+    assert_eq!([input.len(), output.len()], [3 * elements, elements], "input and output of {g:?}");
+    assert_eq!(weights.len(), g.batch * g.heads * g.tokens * g.tokens, "weights of {g:?}");
+}
+
+fn elements(g: &Plane) -> usize {
+    g.batch * g.height * g.width * g.channels
+}
+
+fn cropped(g: &Plane, margin: usize) -> Plane {
+    Plane { height: g.height - 2 * margin, width: g.width - 2 * margin, ..*g }
+}
+
+/// Channels of `a` and of `b` in `rows` pixels, where `joined` has both.
+fn row_lengths(rows: usize, a: &Buffer, b: &Buffer, joined: &Buffer) -> [usize; 2] {
+    assert!(a.len().is_multiple_of(rows) && b.len().is_multiple_of(rows), "arrays of {rows} pixels");
+    assert_eq!(joined.len(), a.len() + b.len(), "channels of both");
+    [a.len() / rows, b.len() / rows]
+}

@@ -1,0 +1,62 @@
+//! Sums in two passes, in an order that the shapes fix.
+
+use super::memory::Buffer;
+use super::{Cuda, arguments};
+
+/// Threads of a block of the summing kernels.
+const BLOCK: u32 = 256;
+/// Columns of one block.
+const COLUMNS: usize = 32;
+/// Fewest rows of a slice.
+const SLICE_ROWS: usize = 64;
+/// Most slices.
+const SLICES: usize = 128;
+/// Most blocks of a sum of squares.
+const SQUARE_BLOCKS: usize = 256;
+
+impl Cuda {
+    /// Partial sums of the columns of `x`, rows × columns, to be finished by [`Self::add_partials`]; with the number
+    /// of slices.
+    pub(super) fn column_sums(&self, rows: usize, columns: usize, x: &Buffer) -> (Buffer, usize) {
+        assert_eq!(x.len(), rows * columns, "rows and columns of a sum");
+        let slice_rows = rows.div_ceil(SLICES).max(SLICE_ROWS);
+        let slices = rows.div_ceil(slice_rows).max(1);
+        let partial = self.scratch(slices * columns);
+        let arguments = arguments![rows, columns, slice_rows, x, partial];
+        self.launch("column_sums", [columns.div_ceil(COLUMNS), slices, 1], BLOCK, &arguments);
+        (partial, slices)
+    }
+
+    /// `out[i] += Σ partial[slice · stride + offset + i]` for the `n` elements from address `out`.
+    pub(super) fn add_partials(
+        &self,
+        n: usize,
+        slices: usize,
+        stride: usize,
+        offset: usize,
+        partial: &Buffer,
+        out: u64,
+    ) {
+        self.each("add_partials", n, &arguments![slices, stride, offset, partial, out]);
+    }
+
+    /// `out += ` the sums of the columns of `x`, which has `out.len()` of them.
+    pub(super) fn add_column_sums(&self, x: &Buffer, out: &mut Buffer) {
+        let columns = out.len();
+        let (partial, slices) = self.column_sums(x.len() / columns, columns, x);
+        self.add_partials(columns, slices, columns, 0, &partial, out.address());
+    }
+
+    /// Σ x², waited for.
+    pub(super) fn sum_of_squares(&self, x: &Buffer) -> f64 {
+        if x.is_empty() {
+            return 0.0;
+        }
+        let blocks = x.len().div_ceil(BLOCK as usize).min(SQUARE_BLOCKS);
+        let partial = self.scratch(2 * blocks);
+        self.launch("square_sums", [blocks, 1, 1], BLOCK, &arguments![x.len(), x, partial]);
+        let mut sums = vec![f64::NAN; blocks];
+        self.run(|device| device.download(partial.address(), &mut sums));
+        sums.iter().sum()
+    }
+}

@@ -1,0 +1,351 @@
+//! Every operation on two backends with the same random inputs of odd sizes: forward and backward, outputs
+//! poisoned with NaN before.
+
+use super::{AdamW, Attention, Backend, Conv, Norm, Plane};
+use crate::random::Random;
+
+/// Largest error of an operation in `f32`, as [`error`] measures it.
+pub const TOLERANCE: f64 = 1e-4;
+
+/// Two backends, and the largest error so far.
+#[derive(Debug)]
+pub struct Pair<'a, A, B> {
+    reference: &'a A,
+    candidate: &'a B,
+    random: Random,
+    worst: f64,
+}
+
+/// A named comparison.
+pub type Check<A, B> = (&'static str, fn(&mut Pair<A, B>));
+
+/// What an output holds before the operation.
+enum Before {
+    /// NaN: the operation must write all of it.
+    Poison(usize),
+    /// Random values: the operation must add to them.
+    Values(usize),
+}
+use Before::{Poison, Values};
+
+/// Runs `check`; returns the largest error of any value, relative to the value and to the array's root mean square
+/// together. A value that is not finite has an infinite error.
+pub fn error<A: Backend, B: Backend>(reference: &A, candidate: &B, check: Check<A, B>) -> f64 {
+    let mut pair = Pair { reference, candidate, random: Random::new(7), worst: 0.0 };
+    check.1(&mut pair);
+    pair.worst
+}
+
+impl<A: Backend, B: Backend> Pair<'_, A, B> {
+    fn normal(&mut self, n: usize) -> Vec<f32> {
+        let mut values = vec![0.0; n];
+        self.random.fill_normal(&mut values);
+        values
+    }
+
+    fn before(&mut self, outputs: &[Before]) -> Vec<Vec<f32>> {
+        let before = |output: &Before| match *output {
+            Poison(n) => vec![f32::NAN; n],
+            Values(n) => self.normal(n),
+        };
+        outputs.iter().map(before).collect()
+    }
+
+    fn compare(&mut self, expected: &[Vec<f32>], got: &[Vec<f32>]) {
+        for (expected, got) in expected.iter().zip(got) {
+            let squares: f64 = expected.iter().map(|&e| f64::from(e).powi(2)).sum();
+            let size = (squares / expected.len() as f64).sqrt().max(1e-9);
+            for (&e, &g) in expected.iter().zip(got) {
+                let (e, g) = (f64::from(e), f64::from(g));
+                let error = (e - g).abs() / (e.abs() + size);
+                self.worst = if error.is_finite() { self.worst.max(error) } else { f64::INFINITY };
+            }
+        }
+    }
+}
+
+/// Runs an operation on both backends: inputs are host values or lengths of random ones.
+macro_rules! compare {
+    ($pair:expr, inputs $inputs:expr, outputs $outputs:expr, |$b:ident, [$($x:ident),*], [$($out:ident),*]| $run:expr) => {{
+        let inputs: Vec<Vec<f32>> = $inputs;
+        let before = $pair.before(&$outputs);
+        let (reference, candidate) = ($pair.reference, $pair.candidate);
+        let expected = compare!(reference, inputs, before, $b, [$($x),*], [$($out),*], $run);
+        let got = compare!(candidate, inputs, before, $b, [$($x),*], [$($out),*], $run);
+        $pair.compare(&expected, &got);
+    }};
+    ($backend:ident, $inputs:ident, $before:ident, $b:ident, [$($x:ident),*], [$($out:ident),*], $run:expr) => {{
+        let $b = $backend;
+        let inputs: Vec<_> = $inputs.iter().map(|values| $b.upload(values)).collect();
+        let mut outputs: Vec<_> = $before.iter().map(|values| $b.upload(values)).collect();
+        let [$($x),*] = &inputs[..] else { unreachable!("as many inputs as names") };
+        let [$($out),*] = &mut outputs[..] else { unreachable!("as many outputs as names") };
+        $run;
+        let values: Vec<Vec<f32>> = outputs.iter().map(|out| $b.download(out)).collect();
+        inputs.into_iter().chain(outputs).for_each(|buffer| $b.release(buffer));
+        values
+    }};
+}
+
+/// All comparisons.
+pub fn checks<A: Backend, B: Backend>() -> Vec<Check<A, B>> {
+    vec![
+        ("copies", copies),
+        ("pointwise", pointwise),
+        ("sums", sums),
+        ("convolution", convolution),
+        ("convolution gradients", convolution_gradients),
+        ("group normalisation", group_norm),
+        ("group normalisation gradients", group_norm_gradients),
+        ("layer normalisation", layer_norm),
+        ("channels", channels),
+        ("pixels", pixels),
+        ("attention", attention),
+        ("attention gradient", attention_gradient),
+        ("timestep embedding", sinusoid),
+        ("AdamW", adamw),
+    ]
+}
+
+fn copies<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    for n in [1, 33, 4_099] {
+        compare!(pair, inputs vec![pair.normal(n)], outputs [Poison(n)], |b, [x], [out]| b.copy(x, out));
+        compare!(pair, inputs vec![], outputs [Poison(n)], |b, [], [out]| b.clear(out));
+        compare!(pair, inputs vec![pair.normal(n)], outputs [Values(n)], |b, [x], [out]| b.accumulate(x, out));
+    }
+}
+
+fn pointwise<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    for n in [1, 31, 1_000, 70_001] {
+        // Wide enough for both ends of the sigmoid.
+        let x: Vec<f32> = pair.normal(n).iter().map(|v| 20.0 * v).collect();
+        let grad = pair.normal(n);
+        let both = || vec![x.clone(), grad.clone()];
+        compare!(pair, inputs vec![x.clone()], outputs [Poison(n)], |b, [x], [out]| b.silu(x, out));
+        compare!(pair, inputs both(), outputs [Poison(n)], |b, [x, grad], [out]| b.silu_grad(x, grad, out));
+        compare!(pair, inputs vec![x.clone()], outputs [Poison(n)], |b, [x], [out]| b.leaky_relu(0.2, x, out));
+        compare!(pair, inputs both(), outputs [Poison(n)], |b, [x, g], [out]| b.leaky_relu_grad(0.2, x, g, out));
+        compare!(pair, inputs both(), outputs [Poison(n)], |b, [x, y], [out]| b.add(x, y, out));
+    }
+}
+
+fn sums<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    for n in [1, 255, 1_000, 300_001] {
+        let x = pair.normal(n);
+        let on_reference = pair.reference.upload(&x);
+        let on_candidate = pair.candidate.upload(&x);
+        let expected = pair.reference.square_sum(&on_reference) as f32;
+        let got = pair.candidate.square_sum(&on_candidate) as f32;
+        pair.compare(&[vec![expected]], &[vec![got]]);
+        pair.reference.release(on_reference);
+        pair.candidate.release(on_candidate);
+    }
+    for (batch, pixels, channels) in [(1, 1, 1), (3, 5, 7), (5, 64, 33), (2, 257, 130)] {
+        let n = batch * pixels * channels;
+        let inputs = vec![pair.normal(n), pair.normal(batch * channels)];
+        compare!(pair, inputs inputs, outputs [Poison(n)], |b, [x, v], [out]| b.add_vector(batch, channels, x, v, out));
+        compare!(pair, inputs vec![pair.normal(n)], outputs [Poison(batch * channels)], |b, [grad], [out]| {
+            b.sum_pixels(batch, channels, grad, out)
+        });
+    }
+}
+
+/// Geometries of convolutions: every kernel and stride, odd and even sides, more than a tile of channels.
+fn convolutions() -> Vec<Conv> {
+    let conv = |batch, height, width, inputs, outputs, kernel, stride| Conv {
+        batch,
+        height,
+        width,
+        inputs,
+        outputs,
+        kernel,
+        stride,
+    };
+    vec![
+        conv(1, 1, 1, 1, 1, 1, 1),
+        conv(7, 1, 1, 13, 66, 1, 1),
+        conv(3, 5, 7, 10, 9, 1, 1),
+        conv(2, 5, 7, 3, 5, 1, 2),
+        conv(2, 5, 3, 7, 19, 3, 1),
+        conv(3, 8, 8, 10, 64, 3, 1),
+        conv(2, 4, 6, 3, 5, 3, 2),
+        conv(1, 5, 3, 8, 2, 3, 2),
+        conv(2, 12, 9, 17, 33, 3, 2),
+        conv(5, 4, 4, 66, 70, 3, 1),
+    ]
+}
+
+fn convolution<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    for g in convolutions() {
+        let (x, out, weight) = conv_lengths(&g);
+        let inputs = vec![pair.normal(x), pair.normal(weight), pair.normal(g.outputs)];
+        compare!(pair, inputs inputs, outputs [Poison(out)], |b, [x, w, bias], [out]| b.conv(&g, x, w, bias, out));
+    }
+}
+
+fn convolution_gradients<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    for g in convolutions() {
+        let (x, out, weight) = conv_lengths(&g);
+        let inputs = vec![pair.normal(weight), pair.normal(out)];
+        compare!(pair, inputs inputs, outputs [Poison(x)], |b, [w, grad], [dx]| b.conv_grad_input(&g, w, grad, dx));
+        let inputs = vec![pair.normal(x), pair.normal(out)];
+        compare!(pair, inputs inputs, outputs [Values(weight), Values(g.outputs)], |b, [x, grad], [dw, db]| {
+            b.conv_grad_weight(&g, x, grad, dw, db)
+        });
+    }
+}
+
+/// Elements of input, output and weight.
+fn conv_lengths(g: &Conv) -> (usize, usize, usize) {
+    let (h, w) = g.out_size();
+    let input = g.batch * g.height * g.width * g.inputs;
+    (input, g.batch * h * w * g.outputs, g.taps() * g.inputs * g.outputs)
+}
+
+fn norms() -> Vec<Norm> {
+    let norm = |batch, pixels, channels, groups, silu| Norm { batch, pixels, channels, groups, silu };
+    vec![
+        norm(1, 2, 1, 1, false),
+        norm(2, 6, 6, 3, false),
+        norm(2, 6, 6, 3, true),
+        norm(3, 64, 64, 8, true),
+        norm(2, 35, 66, 2, true),
+        norm(2, 9, 20, 1, false),
+        norm(2, 5, 600, 2, true),
+        norm(300, 4, 16, 2, true),
+    ]
+}
+
+fn group_norm<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    for g in norms() {
+        let n = g.batch * g.pixels * g.channels;
+        let inputs = vec![off_centre(pair, n), pair.normal(g.channels), pair.normal(g.channels)];
+        let outputs = [Poison(n), Poison(2 * g.batch * g.groups)];
+        compare!(pair, inputs inputs, outputs outputs, |b, [x, scale, shift], [out, stats]| {
+            b.group_norm(&g, x, scale, shift, out, stats)
+        });
+    }
+}
+
+/// Values whose mean is not zero: a variance taken as a difference of squares would show.
+fn off_centre<A: Backend, B: Backend>(pair: &mut Pair<A, B>, n: usize) -> Vec<f32> {
+    pair.normal(n).iter().map(|v| 10.0 + v).collect()
+}
+
+fn group_norm_gradients<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    for g in norms() {
+        let (n, c) = (g.batch * g.pixels * g.channels, g.channels);
+        let stats = (0..g.batch * g.groups).flat_map(|i| [0.1 + 0.01 * i as f32, 0.9]).collect();
+        let inputs = vec![pair.normal(n), pair.normal(c), pair.normal(c), stats, pair.normal(n)];
+        let outputs = [Poison(n), Values(c), Values(c)];
+        compare!(pair, inputs inputs, outputs outputs, |b, [x, scale, shift, stats, grad], [out, ds, db]| {
+            b.group_norm_grad(&g, x, scale, shift, stats, grad, out, ds, db)
+        });
+    }
+}
+
+fn layer_norm<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    for (batch, len) in [(1, 2), (2, 30), (3, 257), (65, 640)] {
+        let n = batch * len;
+        let inputs = vec![off_centre(pair, n), pair.normal(len), pair.normal(len)];
+        compare!(pair, inputs inputs, outputs [Poison(n), Poison(2 * batch)], |b, [x, scale, shift], [out, stats]| {
+            b.layer_norm(batch, len, x, scale, shift, out, stats)
+        });
+        let stats = (0..batch).flat_map(|i| [0.1 - 0.01 * i as f32, 1.1]).collect();
+        let inputs = vec![pair.normal(n), pair.normal(len), stats, pair.normal(n)];
+        let outputs = [Poison(n), Values(len), Values(len)];
+        compare!(pair, inputs inputs, outputs outputs, |b, [x, scale, stats, grad], [out, ds, db]| {
+            b.layer_norm_grad(batch, len, x, scale, stats, grad, out, ds, db)
+        });
+    }
+}
+
+fn channels<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    for (rows, ca, cb) in [(1, 1, 1), (5, 3, 7), (300, 64, 33)] {
+        let (a, c) = (rows * ca, rows * cb);
+        let inputs = vec![pair.normal(a), pair.normal(c)];
+        compare!(pair, inputs inputs, outputs [Poison(a + c)], |b, [x, y], [out]| b.concat(rows, x, y, out));
+        compare!(pair, inputs vec![pair.normal(a + c)], outputs [Poison(a), Poison(c)], |b, [x], [left, right]| {
+            b.split(rows, x, left, right)
+        });
+    }
+}
+
+fn pixels<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    let plane = |batch, height, width, channels| Plane { batch, height, width, channels };
+    for g in [plane(1, 1, 1, 4), plane(2, 3, 5, 12), plane(3, 8, 7, 20)] {
+        let n = g.batch * g.height * g.width * g.channels;
+        compare!(pair, inputs vec![pair.normal(n)], outputs [Poison(4 * n)], |b, [x], [out]| b.upsample(&g, x, out));
+        compare!(pair, inputs vec![pair.normal(4 * n)], outputs [Poison(n)], |b, [x], [out]| {
+            b.upsample_grad(&g, x, out)
+        });
+        compare!(pair, inputs vec![pair.normal(n)], outputs [Poison(n)], |b, [x], [out]| b.depth_to_space(&g, x, out));
+        compare!(pair, inputs vec![pair.normal(n)], outputs [Poison(n)], |b, [x], [out]| b.space_to_depth(&g, x, out));
+    }
+    for (g, margin) in [(plane(1, 5, 5, 3), 2), (plane(3, 12, 9, 10), 1), (plane(2, 4, 6, 7), 0)] {
+        let n = g.batch * g.height * g.width * g.channels;
+        let inner = g.batch * (g.height - 2 * margin) * (g.width - 2 * margin) * g.channels;
+        compare!(pair, inputs vec![pair.normal(n)], outputs [Poison(inner)], |b, [x], [out]| b.crop(&g, margin, x, out));
+        compare!(pair, inputs vec![pair.normal(inner)], outputs [Poison(n)], |b, [x], [out]| {
+            b.crop_grad(&g, margin, x, out)
+        });
+    }
+}
+
+fn attentions() -> Vec<Attention> {
+    let attention = |batch, tokens, channels, heads| Attention { batch, tokens, channels, heads };
+    vec![
+        attention(1, 1, 1, 1),
+        attention(2, 6, 12, 2),
+        attention(3, 16, 64, 2),
+        attention(1, 37, 35, 5),
+        attention(2, 64, 32, 1),
+    ]
+}
+
+fn attention<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    for g in attentions() {
+        let n = g.batch * g.tokens * g.channels;
+        let outputs = [Poison(n), Poison(g.batch * g.heads * g.tokens * g.tokens)];
+        compare!(pair, inputs vec![pair.normal(3 * n)], outputs outputs, |b, [qkv], [out, weights]| {
+            b.attention(&g, qkv, out, weights)
+        });
+    }
+}
+
+fn attention_gradient<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    for g in attentions() {
+        let n = g.batch * g.tokens * g.channels;
+        let weights = (0..g.batch * g.heads * g.tokens * g.tokens).map(|_| pair.random.uniform()).collect();
+        let inputs = vec![pair.normal(3 * n), weights, pair.normal(n)];
+        compare!(pair, inputs inputs, outputs [Poison(3 * n)], |b, [qkv, weights, grad], [out]| {
+            b.attention_grad(&g, qkv, weights, grad, out)
+        });
+    }
+}
+
+fn sinusoid<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    let t = vec![0.0, 1.0, 17.0, 500.0, 999.0];
+    for dim in [2, 6, 128] {
+        let n = t.len() * dim;
+        compare!(pair, inputs vec![t.clone()], outputs [Poison(n)], |b, [t], [out]| b.sinusoid(dim, t, out));
+    }
+}
+
+fn adamw<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    for (n, step) in [(1, 1), (1_000, 1), (40_001, 777)] {
+        let settings =
+            AdamW { rate: 1e-2, beta1: 0.9, beta2: 0.99, weight_decay: 0.1, step, grad_scale: 0.5, average_decay: 0.9 };
+        let squares = pair.normal(n).iter().map(|v| v * v).collect();
+        let state = vec![pair.normal(n), pair.normal(n), pair.normal(n), squares, pair.normal(n)];
+        // The operation works in place: each array is an input that is copied to its output first.
+        let outputs = [Poison(n), Poison(n), Poison(n), Poison(n)];
+        compare!(pair, inputs state, outputs outputs, |b, [grad, value, m, v, average], [value_out, m_out, v_out, average_out]| {
+            b.copy(value, value_out);
+            b.copy(m, m_out);
+            b.copy(v, v_out);
+            b.copy(average, average_out);
+            b.adamw(&settings, grad, value_out, m_out, v_out, average_out);
+        });
+    }
+}

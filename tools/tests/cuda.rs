@@ -1,0 +1,109 @@
+//! The CUDA backend through the command line, on a real GPU where there is one, and on the emulator of
+//! `tools/emulator` where g++ can build it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn check_device(arguments: &[&str], prepare: impl Fn(&mut Command)) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rissole-train"));
+    command.args(["check-device", "--device", "cuda:0"]).args(arguments);
+    prepare(&mut command);
+    command.output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    format!("{out}{err}")
+}
+
+/// A folder with the emulated libraries, of its own for each test.
+fn emulator(test: &str) -> Option<PathBuf> {
+    if Command::new("g++").arg("--version").output().is_err() {
+        println!("skipped: no g++ to build the CUDA emulator with");
+        return None;
+    }
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cuda-{test}"));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("emulator/build.sh");
+    let built = Command::new("bash").arg(script).arg(&dir).output().unwrap();
+    assert!(built.status.success(), "{}", text(&built));
+    Some(dir)
+}
+
+/// Runs on the emulator at `dir`, with its kernels kept there.
+fn emulated(dir: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    check_device(arguments, |command| {
+        command.env("LD_LIBRARY_PATH", dir).arg("--kernel-cache").arg(dir.join("kernels"));
+        command.envs(variables.iter().copied());
+    })
+}
+
+fn passes(output: &Output) {
+    let text = text(output);
+    println!("{text}");
+    assert!(output.status.success() && text.contains("ok   AdamW") && !text.contains("FAIL"), "{text}");
+}
+
+#[test]
+fn the_gpu_computes_what_the_cpu_computes() {
+    let output = check_device(&[], |_| ());
+    let text = text(&output);
+    if text.contains("no NVIDIA driver") {
+        println!("skipped: no CUDA device");
+    } else {
+        passes(&output);
+    }
+}
+
+#[test]
+fn the_emulated_gpu_computes_what_the_cpu_computes_in_any_order_of_threads() {
+    let Some(dir) = emulator("parity") else { return };
+    for order in ["forward", "reverse", "shuffled"] {
+        let steps = if order == "reverse" { "50" } else { "0" };
+        passes(&emulated(&dir, &["--steps", steps], &[("RISSOLE_EMULATOR_ORDER", order)]));
+    }
+}
+
+#[test]
+fn compiled_kernels_are_kept() {
+    let Some(dir) = emulator("cache") else { return };
+    let kernels = dir.join("kernels");
+    let _ = std::fs::remove_dir_all(&kernels);
+    let first = text(&emulated(&dir, &["--steps", "0"], &[]));
+    assert!(first.contains("compiling kernels"), "{first}");
+    // The compiler is not needed any more; nor is cuBLAS ever.
+    for library in ["libnvrtc.so.13", "libcublas.so.13"] {
+        std::fs::remove_file(dir.join(library)).unwrap();
+    }
+    let second = emulated(&dir, &["--steps", "0"], &[]);
+    let words = text(&second);
+    assert!(!words.contains("compiling kernels") && words.contains("no cuBLAS"), "{words}");
+    passes(&second);
+    // A damaged file is compiled anew, for which there is no compiler now.
+    let kept = std::fs::read_dir(&kernels).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(&kept, b"damaged").unwrap();
+    let third = emulated(&dir, &["--steps", "0"], &[]);
+    assert!(third.status.code() == Some(2) && text(&third).contains("no NVRTC"), "{}", text(&third));
+}
+
+#[test]
+fn a_device_that_is_too_small_is_a_message_and_not_a_crash() {
+    let Some(dir) = emulator("memory") else { return };
+    let output = emulated(&dir, &["--steps", "1"], &[("RISSOLE_EMULATOR_MEMORY", "3000000")]);
+    let text = text(&output);
+    assert!(output.status.code() == Some(2) && text.contains("out of memory"), "{text}");
+}
+
+#[test]
+fn without_a_driver_the_message_names_the_library_and_where_it_was_looked_for() {
+    let output = check_device(&[], |command| {
+        command.env("LD_LIBRARY_PATH", "/nonexistent");
+    });
+    let text = text(&output);
+    if text.contains("CUDA device") {
+        return println!("skipped: there is a driver");
+    }
+    assert!(output.status.code() == Some(2), "{text}");
+    for part in ["no NVIDIA driver", "libcuda.so.1", "LD_LIBRARY_PATH"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
