@@ -176,7 +176,7 @@ class Trainer:
 
 def measure_rissole(args):
     """The same of `rissole-train`, in a process of its own."""
-    command = [args.rissole, "--threads", "1", "bench-step", "--steps", args.steps, "--batch", args.batch]
+    command = [args.rissole, "--threads", "1", "--device", "cpu", "bench-step", "--steps", args.steps, "--batch", args.batch]
     command += ["--channels", args.channels, "--widths", ",".join(map(str, args.widths))]
     command += ["--residuals", args.residuals]
     try:

@@ -3,7 +3,8 @@
 use rissole::bundle::manifest::{NeighbourSource, Prediction, ScheduleKind};
 use rissole::{LatentShape, Result};
 
-use crate::backend::cpu::Cpu;
+use crate::backend::Backend;
+use crate::backend::choice::{Opened, Wanted, on_device};
 use crate::model::unet::UnetConfig;
 use crate::random::Random;
 use crate::train::denoiser::{DenoiserTrainer, DenoiserTraining};
@@ -33,11 +34,20 @@ pub struct BenchArgs {
     steps: u32,
 }
 
-/// Times the steps and prints one JSON object.
+/// Times the steps on `device` and prints one JSON object.
 ///
 /// # Errors
-/// [`rissole::Error::Usage`] when the sizes do not go together.
-pub fn run(args: &BenchArgs) -> Result<()> {
+/// As [`Wanted::open`]; [`rissole::Error::Usage`] when the sizes do not go together.
+pub fn run(args: &BenchArgs, device: &Wanted) -> Result<()> {
+    let opened = device.open()?;
+    let name = match &opened {
+        Opened::Cpu(_) => "cpu",
+        Opened::Cuda(cuda) => cuda.name(),
+    };
+    on_device!(&opened, |backend| time(args, backend, name))
+}
+
+fn time<B: Backend>(args: &BenchArgs, backend: &B, device: &str) -> Result<()> {
     let config = DenoiserTraining {
         rows: 2,
         cols: 2,
@@ -76,8 +86,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     };
     let alphas: Vec<f64> = (1..=1000).map(|t| 1.0 - f64::from(t) / 1001.0).collect();
     let sampler = Sampler::new(&set, config.batch_settings(&alphas));
-    let backend = Cpu::default();
-    let mut trainer = DenoiserTrainer::new(&backend, &config, latent, 1)?;
+    let mut trainer = DenoiserTrainer::new(backend, &config, latent, 1)?;
     let (mut seconds, mut cpu_seconds) = (Vec::new(), Vec::new());
     for step in 0..args.steps + 2 {
         let batch = sampler.draw(args.batch, &mut random);
@@ -96,6 +105,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         "fastest": seconds[0],
         "parameters": trainer.parameters(),
         "batch": args.batch,
+        "device": device,
         "threads": rayon::current_num_threads(),
     });
     println!("{report}");

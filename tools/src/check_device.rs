@@ -1,11 +1,9 @@
 //! `rissole-train check-device`: whether this machine's GPU computes what the CPU computes. One command, one verdict.
 
-use std::path::Path;
-
 use rissole::bundle::manifest::{NeighbourSource, Prediction, ScheduleKind};
 use rissole::{Error, LatentShape, Result};
 
-use crate::backend::choice::{Choice, Opened};
+use crate::backend::choice::{Opened, Wanted};
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::Cuda;
 use crate::backend::{Backend, parity};
@@ -28,13 +26,13 @@ pub struct CheckArgs {
     steps: usize,
 }
 
-/// Compares `choice` with the CPU, operation by operation and over some steps of training, and prints a line for
+/// Compares `device` with the CPU, operation by operation and over some steps of training, and prints a line for
 /// each.
 ///
 /// # Errors
-/// As [`Choice::open`]; [`Error::Internal`] when anything differs.
-pub fn run(args: CheckArgs, choice: Choice, cache: Option<&Path>) -> Result<()> {
-    let cuda = match choice.open(cache)? {
+/// As [`Wanted::open`]; [`Error::Internal`] when anything differs.
+pub fn run(args: CheckArgs, device: &Wanted) -> Result<()> {
+    let cuda = match device.open()? {
         Opened::Cuda(cuda) => cuda,
         Opened::Cpu(_) => return Err(Error::Usage("no CUDA device to check; --device cuda:0 says why".into())),
     };

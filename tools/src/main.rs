@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use clap::{Args, Parser, Subcommand};
 use rissole::{Error, Result};
-use rissole_train::backend::choice::Choice;
+use rissole_train::backend::choice::{Choice, Wanted};
 use rissole_train::backend::cuda::default_cache;
 use rissole_train::bench_step::{self, BenchArgs};
 use rissole_train::check_device::{self, CheckArgs};
@@ -99,17 +99,17 @@ fn work(cli: Cli) -> Result<()> {
         .build_global()
         .map_err(|e| Error::Internal(e.to_string()))?;
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)).map_err(|e| Error::Internal(e.to_string()))?;
-    let kernel_cache = cli.kernel_cache.or_else(default_cache);
+    let device = Wanted { choice: cli.device, kernel_cache: cli.kernel_cache.or_else(default_cache) };
     match cli.command {
         Command::Run(args) => {
-            let run = args.open()?;
+            let run = args.open()?.on(device);
             Stage::ALL.into_iter().try_for_each(|stage| run.stage(stage))?;
             log::info!("done: {}", run.bundle_dir().display());
             Ok(())
         }
-        Command::Stage { stage, run } => run.open()?.stage(stage),
+        Command::Stage { stage, run } => run.open()?.on(device).stage(stage),
         Command::Evaluate(args) => evaluate::run(&args, &INTERRUPTED).map(drop),
-        Command::BenchStep(args) => bench_step::run(&args),
-        Command::CheckDevice(args) => check_device::run(args, cli.device, kernel_cache.as_deref()),
+        Command::BenchStep(args) => bench_step::run(&args, &device),
+        Command::CheckDevice(args) => check_device::run(args, &device),
     }
 }

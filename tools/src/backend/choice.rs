@@ -1,6 +1,6 @@
 //! Which device trains.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use rissole::{Error, Result};
@@ -32,6 +32,25 @@ impl FromStr for Choice {
                 _ => Err("a device is auto, cpu or cuda:N".into()),
             },
         }
+    }
+}
+
+/// A device to open, and where its compiled kernels are kept.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The device.
+    pub choice: Choice,
+    /// Folder of compiled kernels.
+    pub kernel_cache: Option<PathBuf>,
+}
+
+impl Wanted {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// As [`Choice::open`].
+    pub fn open(&self) -> Result<Opened> {
+        self.choice.open(self.kernel_cache.as_deref())
     }
 }
 
@@ -69,6 +88,17 @@ impl Choice {
         }
     }
 }
+
+/// Evaluates an expression with the backend of an [`Opened`], whichever it is.
+macro_rules! on_device {
+    ($opened:expr, |$backend:ident| $run:expr) => {
+        match $opened {
+            $crate::backend::choice::Opened::Cpu($backend) => $run,
+            $crate::backend::choice::Opened::Cuda($backend) => $run,
+        }
+    };
+}
+pub(crate) use on_device;
 
 #[cfg(test)]
 mod tests {

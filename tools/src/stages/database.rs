@@ -5,7 +5,8 @@ use rissole::store::{BlockDatabase, DatabaseContents};
 use rissole::{BlockGrid, Error, Result};
 
 use super::{Run, Stage, interrupted, normalised, progress};
-use crate::backend::cpu::Cpu;
+use crate::backend::Backend;
+use crate::backend::choice::on_device;
 use crate::random::Random;
 use crate::train::codebook::Codebook;
 
@@ -18,9 +19,12 @@ const K_MEANS_ROUNDS: usize = 12;
 
 impl Run {
     pub(super) fn encode(&self) -> Result<()> {
+        on_device!(&self.device.open()?, |backend| self.encode_on(backend))
+    }
+
+    fn encode_on<B: Backend>(&self, backend: &B) -> Result<()> {
         let (dataset, split) = self.dataset()?;
-        let backend = Cpu::default();
-        let mut vqgan = self.vqgan(&backend)?;
+        let mut vqgan = self.vqgan(backend)?;
         let grid = self.recipe.denoiser.shape(self.recipe.latent_shape())?.grid;
         let bar = progress("encode", split.train.len() as u64);
         let mut codes = Vec::new();

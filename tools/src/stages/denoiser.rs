@@ -8,7 +8,8 @@ use rissole::{Error, Result};
 
 use super::curve::Curve;
 use super::{Run, Stage, interrupted, progress};
-use crate::backend::cpu::Cpu;
+use crate::backend::Backend;
+use crate::backend::choice::on_device;
 use crate::random::Random;
 use crate::train::denoiser::{DenoiserTrainer, TrainedDenoiser};
 use crate::train::latents::{LatentSet, Sampler};
@@ -20,13 +21,16 @@ const SAVE_EVERY: u64 = 250;
 
 impl Run {
     pub(super) fn train_denoiser(&self) -> Result<()> {
+        on_device!(&self.device.open()?, |backend| self.train_denoiser_on(backend))
+    }
+
+    fn train_denoiser_on<B: Backend>(&self, backend: &B) -> Result<()> {
         let config = &self.recipe.denoiser;
         let path = self.product(Stage::Denoiser);
         let set = self.latent_set()?;
         let schedule = Schedule::new(config.schedule, config.timesteps)?;
         let sampler = Sampler::new(&set, config.batch_settings(schedule.alphas_cumprod()));
-        let backend = Cpu::default();
-        let mut trainer = DenoiserTrainer::new(&backend, config, set.grid.latent(), self.recipe.seed)?;
+        let mut trainer = DenoiserTrainer::new(backend, config, set.grid.latent(), self.recipe.seed)?;
         trainer.resume(&path)?;
         log::info!("denoiser: {} parameters, from step {}", trainer.parameters(), trainer.step);
         let mut curve = Curve::open(&self.dir.join("denoiser.csv"), "step,loss", trainer.step)?;
@@ -60,7 +64,7 @@ impl Run {
     }
 
     /// The trained conditioner and denoiser.
-    pub(super) fn denoiser<'a>(&self, backend: &'a Cpu) -> Result<TrainedDenoiser<'a, Cpu>> {
+    pub(super) fn denoiser<'a, B: Backend>(&self, backend: &'a B) -> Result<TrainedDenoiser<'a, B>> {
         let path = self.product(Stage::Denoiser);
         let recipe = &self.recipe;
         let mut trainer = DenoiserTrainer::new(backend, &recipe.denoiser, recipe.latent_shape(), recipe.seed)?;

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rissole::{Error, Result};
 
+use crate::backend::choice::{Choice, Wanted};
 use crate::data::{self, Dataset, Split};
 use crate::evaluate::features::FeatureArgs;
 use crate::recipe::Recipe;
@@ -67,6 +68,7 @@ pub struct Run {
     dir: PathBuf,
     bundle_dir: PathBuf,
     features: FeatureArgs,
+    device: Wanted,
 }
 
 impl Run {
@@ -78,7 +80,13 @@ impl Run {
         let dir = recipe.run_dir(runs);
         std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;
         let bundle_dir = bundle_dir.unwrap_or_else(|| dir.join("bundle"));
-        Ok(Self { recipe, dir, bundle_dir, features })
+        let device = Wanted { choice: Choice::Cpu, kernel_cache: None };
+        Ok(Self { recipe, dir, bundle_dir, features, device })
+    }
+
+    /// The same run, training and encoding on `device` instead of the CPU.
+    pub fn on(self, device: Wanted) -> Self {
+        Self { device, ..self }
     }
 
     /// Where the bundle goes.

@@ -4,7 +4,8 @@ use rissole::{Error, Result};
 
 use super::curve::Curve;
 use super::{Run, Stage, interrupted, normalised, progress};
-use crate::backend::cpu::Cpu;
+use crate::backend::Backend;
+use crate::backend::choice::on_device;
 use crate::data::{Dataset, Split};
 use crate::train::vqgan::{Vqgan, VqganTrainer};
 
@@ -15,11 +16,14 @@ const SAVE_EVERY: u64 = 250;
 
 impl Run {
     pub(super) fn train_vqgan(&self) -> Result<()> {
+        on_device!(&self.device.open()?, |backend| self.train_vqgan_on(backend))
+    }
+
+    fn train_vqgan_on<B: Backend>(&self, backend: &B) -> Result<()> {
         let (dataset, split) = self.dataset()?;
         let config = &self.recipe.vqgan;
         let path = self.product(Stage::Vqgan);
-        let backend = Cpu::default();
-        let mut trainer = VqganTrainer::new(&backend, config, self.recipe.seed);
+        let mut trainer = VqganTrainer::new(backend, config, self.recipe.seed);
         trainer.resume(&path)?;
         log::info!("vqgan: {} parameters, from step {}", trainer.parameters(), trainer.step);
         let header = "step,absolute,squared,commitment,adversarial_weight,discriminator";
@@ -55,7 +59,7 @@ impl Run {
     }
 
     /// The trained VQ-GAN.
-    pub(super) fn vqgan<'a>(&self, backend: &'a Cpu) -> Result<Vqgan<'a, Cpu>> {
+    pub(super) fn vqgan<'a, B: Backend>(&self, backend: &'a B) -> Result<Vqgan<'a, B>> {
         let path = self.product(Stage::Vqgan);
         let mut trainer = VqganTrainer::new(backend, &self.recipe.vqgan, self.recipe.seed);
         trainer.resume(&path)?;
@@ -66,7 +70,7 @@ impl Run {
     }
 }
 
-fn draw(dataset: &Dataset, split: &Split, count: usize, trainer: &mut VqganTrainer<Cpu>) -> Vec<f32> {
+fn draw<B: Backend>(dataset: &Dataset, split: &Split, count: usize, trainer: &mut VqganTrainer<B>) -> Vec<f32> {
     let mut batch = Vec::with_capacity(count * dataset.width * dataset.height * 3);
     for _ in 0..count {
         let image = split.train[trainer.random.below(split.train.len())] as usize;
