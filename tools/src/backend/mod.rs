@@ -80,7 +80,7 @@ pub struct Plane {
     pub channels: usize,
 }
 
-/// Settings of one AdamW update (Loshchilov & Hutter 2019) with gradient scaling and weight EMA.
+/// Settings of one AdamW update (Loshchilov & Hutter 2019) with gradient clipping and weight EMA.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
     /// Learning rate.
@@ -89,14 +89,31 @@ pub struct AdamW {
     pub beta1: f32,
     /// Decay of the second moment.
     pub beta2: f32,
-    /// Decoupled weight decay.
+    /// Decoupled weight decay, where a tensor takes it.
     pub weight_decay: f32,
     /// 1-based step, for bias correction.
     pub step: u64,
-    /// Factor on the gradient (clipping).
-    pub grad_scale: f32,
+    /// Largest norm of all gradients together; larger ones are scaled down to it.
+    pub max_norm: f32,
     /// Decay of the moving average of the weights.
     pub average_decay: f32,
+}
+
+/// A tensor that an update changes, with its gradient.
+#[derive(Debug)]
+pub struct Trained<'a, T> {
+    /// Gradient.
+    pub grad: &'a T,
+    /// Value.
+    pub value: &'a mut T,
+    /// First moment.
+    pub first_moment: &'a mut T,
+    /// Second moment.
+    pub second_moment: &'a mut T,
+    /// Moving average of the value.
+    pub average: &'a mut T,
+    /// Whether weight decay falls on it.
+    pub decays: bool,
 }
 
 /// A device that runs the tape. Buffers hold `f32`; lengths are the caller's to get right and are checked.
@@ -246,15 +263,16 @@ pub trait Backend {
     /// Cosines then sines of `t · 10000^(−i/(dim/2))`.
     fn sinusoid(&self, dim: usize, t: &Self::Buffer, out: &mut Self::Buffer);
 
-    /// One AdamW update of `value` and its moments, then `average ← d·average + (1−d)·value`.
-    #[allow(clippy::too_many_arguments)]
-    fn adamw(
+    /// `loss[0]` = mean over samples of weight · mean (predicted − target)²; `grad` gets its gradient with respect to
+    /// `predicted`. `weights` has one value a sample.
+    fn squared_error(
         &self,
-        settings: &AdamW,
-        grad: &Self::Buffer,
-        value: &mut Self::Buffer,
-        first_moment: &mut Self::Buffer,
-        second_moment: &mut Self::Buffer,
-        average: &mut Self::Buffer,
+        predicted: &Self::Buffer,
+        target: &Self::Buffer,
+        weights: &Self::Buffer,
+        grad: &mut Self::Buffer,
+        loss: &mut Self::Buffer,
     );
+    /// One AdamW update of all tensors of a network, then `average ← d·average + (1−d)·value`.
+    fn update(&self, settings: &AdamW, tensors: &mut [Trained<'_, Self::Buffer>]);
 }

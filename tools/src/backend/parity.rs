@@ -1,7 +1,7 @@
 //! Every operation on two backends with the same random inputs of odd sizes: forward and backward, outputs
 //! poisoned with NaN before.
 
-use super::{AdamW, Attention, Backend, Conv, Norm, Plane};
+use super::{AdamW, Attention, Backend, Conv, Norm, Plane, Trained};
 use crate::random::Random;
 
 /// Largest error of an operation in `f32`, as [`error`] measures it.
@@ -103,7 +103,8 @@ pub fn checks<A: Backend, B: Backend>() -> Vec<Check<A, B>> {
         ("attention", attention),
         ("attention gradient", attention_gradient),
         ("timestep embedding", sinusoid),
-        ("AdamW", adamw),
+        ("squared error", squared_error),
+        ("update", update),
     ]
 }
 
@@ -332,20 +333,54 @@ fn sinusoid<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     }
 }
 
-fn adamw<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
-    for (n, step) in [(1, 1), (1_000, 1), (40_001, 777)] {
+fn squared_error<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    for (samples, len) in [(1, 1), (3, 35), (7, 640), (65, 1_600)] {
+        let n = samples * len;
+        let inputs = vec![pair.normal(n), pair.normal(n), pair.normal(samples).iter().map(|w| w.abs()).collect()];
+        compare!(pair, inputs inputs, outputs [Poison(n), Poison(1)], |b, [predicted, target, weights], [grad, loss]| {
+            b.squared_error(predicted, target, weights, grad, loss)
+        });
+    }
+}
+
+fn update<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    // Gradients within the norm and far past it; a tensor of several chunks and a small one.
+    for (n, m, step, max_norm) in [(1, 3, 1, 1e6), (1_000, 1, 1, 1.0), (40_001, 777, 777, 0.1)] {
         let settings =
-            AdamW { rate: 1e-2, beta1: 0.9, beta2: 0.99, weight_decay: 0.1, step, grad_scale: 0.5, average_decay: 0.9 };
-        let squares = pair.normal(n).iter().map(|v| v * v).collect();
-        let state = vec![pair.normal(n), pair.normal(n), pair.normal(n), squares, pair.normal(n)];
-        // The operation works in place: each array is an input that is copied to its output first.
-        let outputs = [Poison(n), Poison(n), Poison(n), Poison(n)];
-        compare!(pair, inputs state, outputs outputs, |b, [grad, value, m, v, average], [value_out, m_out, v_out, average_out]| {
+            AdamW { rate: 1e-2, beta1: 0.9, beta2: 0.99, weight_decay: 0.1, step, max_norm, average_decay: 0.9 };
+        let inputs = [n, n, n, n, n, m, m, m, m, m].map(|n| pair.normal(n).iter().map(|v| v.abs()).collect());
+        let outputs = [n, n, n, n, m, m, m, m].map(Poison);
+        compare!(pair, inputs inputs.to_vec(), outputs outputs,
+            |b, [grad, value, first, second, average, grad2, value2, first2, second2, average2],
+             [value_out, first_out, second_out, average_out, value2_out, first2_out, second2_out, average2_out]| {
+            // The operation works in place.
             b.copy(value, value_out);
-            b.copy(m, m_out);
-            b.copy(v, v_out);
+            b.copy(first, first_out);
+            b.copy(second, second_out);
             b.copy(average, average_out);
-            b.adamw(&settings, grad, value_out, m_out, v_out, average_out);
+            b.copy(value2, value2_out);
+            b.copy(first2, first2_out);
+            b.copy(second2, second2_out);
+            b.copy(average2, average2_out);
+            let mut tensors = [
+                Trained {
+                    grad,
+                    value: value_out,
+                    first_moment: first_out,
+                    second_moment: second_out,
+                    average: average_out,
+                    decays: true,
+                },
+                Trained {
+                    grad: grad2,
+                    value: value2_out,
+                    first_moment: first2_out,
+                    second_moment: second2_out,
+                    average: average2_out,
+                    decays: false,
+                },
+            ];
+            b.update(&settings, &mut tensors);
         });
     }
 }

@@ -12,6 +12,19 @@ impl<B: Backend> Tape<'_, B> {
         self.give(id, buffer);
     }
 
+    /// Seeds the gradient of the mean over samples of weight · mean (value − `target`)² at `id`. Returns that loss, one
+    /// value, still on the device.
+    pub fn seed_squared_error(&mut self, id: NodeId, target: &[f32], weights: &[f32]) -> B::Buffer {
+        let shape = self.shape(id);
+        assert_eq!([target.len(), weights.len()], [len(shape), shape[0]], "a target has its node's shape");
+        let (target, weights) = (self.backend.upload(target), self.backend.upload(weights));
+        let (mut grad, mut loss) = (self.backend.alloc(len(shape)), self.backend.alloc(1));
+        self.backend.squared_error(self.buffer(id), &target, &weights, &mut grad, &mut loss);
+        [target, weights].into_iter().for_each(|b| self.backend.release(b));
+        self.give(id, grad);
+        loss
+    }
+
     /// Propagates the seeded gradients to the parameters (added to theirs) and to the inputs. Values and
     /// gradients of other nodes are released on the way: a tape walks back once.
     pub fn backward(&mut self) {

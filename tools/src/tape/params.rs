@@ -1,7 +1,7 @@
 //! Trained tensors with their gradients, optimizer moments and moving average.
 
 use super::op::{Shape, len};
-use crate::backend::{AdamW, Backend};
+use crate::backend::{AdamW, Backend, Trained};
 use crate::random::Random;
 
 /// One trained tensor.
@@ -83,22 +83,17 @@ impl<B: Backend> ParamSet<B> {
         self.params.iter_mut().for_each(|p| backend.clear(&mut p.grad));
     }
 
-    /// The norm of all gradients together.
-    pub fn grad_norm(&self, backend: &B) -> f64 {
-        self.params.iter().map(|p| backend.square_sum(&p.grad)).sum::<f64>().sqrt()
-    }
-
-    /// One AdamW update of every tensor, with gradients scaled down to a norm of at most `max_norm`. Weight
-    /// decay falls on matrices only. Returns the norm before clipping.
-    pub fn update(&mut self, backend: &B, settings: &AdamW, max_norm: f32) -> f64 {
-        let norm = self.grad_norm(backend);
-        let grad_scale = if norm > f64::from(max_norm) { max_norm / norm as f32 } else { 1.0 };
-        for p in &mut self.params {
-            let weight_decay = if p.shape[2] > 1 { settings.weight_decay } else { 0.0 };
-            let settings = AdamW { grad_scale, weight_decay, ..*settings };
-            backend.adamw(&settings, &p.grad, &mut p.value, &mut p.first_moment, &mut p.second_moment, &mut p.average);
-        }
-        norm
+    /// One AdamW update of every tensor. Weight decay falls on matrices only.
+    pub fn update(&mut self, backend: &B, settings: &AdamW) {
+        let tensors = self.params.iter_mut().map(|p| Trained {
+            grad: &p.grad,
+            value: &mut p.value,
+            first_moment: &mut p.first_moment,
+            second_moment: &mut p.second_moment,
+            average: &mut p.average,
+            decays: p.shape[2] > 1,
+        });
+        backend.update(settings, &mut tensors.collect::<Vec<_>>());
     }
 
     /// Exchanges values and moving averages, before and after a forward pass with the averaged weights.

@@ -149,15 +149,15 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         let condition = record_conditioner(&mut tape, &self.shape, &self.conditioner, batch, false);
         let (noisy, timestep, position) = denoiser_inputs(&mut tape, &self.shape, batch, false);
         let prediction = self.denoiser.apply(&mut tape, noisy, timestep, position, condition);
-        let predicted = tape.value(prediction);
-        let (loss, grad) = weighted_squared_error(&predicted, &batch.target, &batch.weights);
-        tape.seed(prediction, &grad);
+        let loss = tape.seed_squared_error(prediction, &batch.target, &batch.weights);
         tape.backward();
         drop(tape);
-        let settings = self.config.optimizer.at(self.step, self.config.steps);
-        self.set.update(self.backend, &settings, self.config.optimizer.max_norm);
+        self.set.update(self.backend, &self.config.optimizer.at(self.step, self.config.steps));
+        // The first thing of the step that waits for the device.
+        let value = self.backend.download(&loss)[0];
+        self.backend.release(loss);
         self.backend.check()?;
-        Ok(loss)
+        Ok(f64::from(value))
     }
 
     /// The networks with averaged weights, for export.
@@ -295,18 +295,4 @@ fn denoiser_inputs<B: Backend>(
     let position =
         shape.position_embedding.then(|| input("position", [n, 1, 1, shape.grid.positions()], &batch.positions));
     (noisy, timestep, position)
-}
-
-/// Mean over samples of `weight · mean (predicted − target)²`, and its gradient.
-fn weighted_squared_error(predicted: &[f32], target: &[f32], weights: &[f32]) -> (f64, Vec<f32>) {
-    let per_sample = predicted.len() / weights.len();
-    let share = 1.0 / predicted.len() as f32;
-    let mut loss = 0.0;
-    let mut grad = Vec::with_capacity(predicted.len());
-    for (i, (p, t)) in predicted.iter().zip(target).enumerate() {
-        let (weight, d) = (weights[i / per_sample], p - t);
-        loss += f64::from(share * weight * d * d);
-        grad.push(2.0 * share * weight * d);
-    }
-    (loss, grad)
 }

@@ -34,7 +34,7 @@ impl OptimizerConfig {
             beta2: 0.99,
             weight_decay: self.weight_decay,
             step,
-            grad_scale: 1.0,
+            max_norm: self.max_norm,
             average_decay,
         }
     }

@@ -175,11 +175,11 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         tape.backward();
         drop(tape);
         let settings = self.config.optimizer.at(self.step, self.config.steps);
-        self.set.update(self.backend, &settings, self.config.optimizer.max_norm);
+        self.set.update(self.backend, &settings);
 
         if let (true, Some(critic)) = (adversary.is_some(), &self.critic) {
             losses.discriminator = train_critic(self.backend, &mut self.critic_set, critic, images, &fake, shape);
-            self.critic_set.update(self.backend, &settings, self.config.optimizer.max_norm);
+            self.critic_set.update(self.backend, &settings);
         }
         self.backend.check()?;
         Ok(losses)

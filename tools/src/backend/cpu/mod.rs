@@ -11,7 +11,7 @@ mod simd;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use super::{AdamW, Attention, Backend, Conv, Norm, Plane};
+use super::{AdamW, Attention, Backend, Conv, Norm, Plane, Trained};
 
 /// The CPU. Keeps released buffers by length, since a training step asks for the same ones again.
 #[derive(Debug, Default)]
@@ -201,15 +201,18 @@ impl Backend for Cpu {
         pointwise::sinusoid(dim, t, out);
     }
 
-    fn adamw(
+    fn squared_error(
         &self,
-        settings: &AdamW,
-        grad: &Vec<f32>,
-        value: &mut Vec<f32>,
-        first_moment: &mut Vec<f32>,
-        second_moment: &mut Vec<f32>,
-        average: &mut Vec<f32>,
+        predicted: &Vec<f32>,
+        target: &Vec<f32>,
+        weights: &Vec<f32>,
+        grad: &mut Vec<f32>,
+        loss: &mut Vec<f32>,
     ) {
-        pointwise::adamw(settings, grad, value, first_moment, second_moment, average);
+        loss[0] = pointwise::squared_error(predicted, target, weights, grad) as f32;
+    }
+
+    fn update(&self, settings: &AdamW, tensors: &mut [Trained<'_, Vec<f32>>]) {
+        pointwise::update(settings, tensors);
     }
 }

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::super::{AdamW, Plane};
+use super::super::{AdamW, Plane, Trained};
 use super::simd::simd;
 
 /// Elements one task works on.
@@ -214,27 +214,48 @@ pub fn sinusoid(dim: usize, t: &[f32], out: &mut [f32]) {
     }
 }
 
-/// See [`Backend::adamw`](super::super::Backend::adamw).
-pub fn adamw(s: &AdamW, grad: &[f32], value: &mut [f32], m: &mut [f32], v: &mut [f32], average: &mut [f32]) {
-    value
-        .par_chunks_mut(CHUNK)
-        .zip(m.par_chunks_mut(CHUNK))
-        .zip(v.par_chunks_mut(CHUNK))
-        .zip(average.par_chunks_mut(CHUNK))
-        .zip(grad.par_chunks(CHUNK))
-        .for_each(|((((value, m), v), average), grad)| adamw_chunk(s, grad, value, m, v, average));
+/// See [`Backend::squared_error`](super::super::Backend::squared_error); returns the loss.
+pub fn squared_error(predicted: &[f32], target: &[f32], weights: &[f32], grad: &mut [f32]) -> f64 {
+    let per_sample = predicted.len() / weights.len();
+    let share = 1.0 / predicted.len() as f32;
+    let mut loss = 0.0;
+    for (i, ((grad, p), t)) in grad.iter_mut().zip(predicted).zip(target).enumerate() {
+        let (weight, d) = (weights[i / per_sample], p - t);
+        loss += f64::from(share * weight * d * d);
+        *grad = 2.0 * share * weight * d;
+    }
+    loss
+}
+
+/// See [`Backend::update`](super::super::Backend::update).
+pub fn update(settings: &AdamW, tensors: &mut [Trained<'_, Vec<f32>>]) {
+    let norm = tensors.iter().map(|t| square_sum(t.grad)).sum::<f64>().sqrt();
+    let grad_scale = if norm > f64::from(settings.max_norm) { settings.max_norm / norm as f32 } else { 1.0 };
+    for t in tensors {
+        let settings = AdamW { weight_decay: if t.decays { settings.weight_decay } else { 0.0 }, ..*settings };
+        t.value
+            .par_chunks_mut(CHUNK)
+            .zip(t.first_moment.par_chunks_mut(CHUNK))
+            .zip(t.second_moment.par_chunks_mut(CHUNK))
+            .zip(t.average.par_chunks_mut(CHUNK))
+            .zip(t.grad.par_chunks(CHUNK))
+            .for_each(|((((value, m), v), average), grad)| {
+                adamw_chunk(&settings, grad_scale, grad, value, m, v, average);
+            });
+    }
 }
 
 simd! {
     fn adamw_chunk(
-        s: &AdamW, grad: &[f32], value: &mut [f32], m: &mut [f32], v: &mut [f32], average: &mut [f32],
+        s: &AdamW, grad_scale: f32, grad: &[f32], value: &mut [f32], m: &mut [f32], v: &mut [f32],
+        average: &mut [f32],
     ) {
         let correct1 = 1.0 / (1.0 - s.beta1.powf(s.step as f32));
         let correct2 = 1.0 / (1.0 - s.beta2.powf(s.step as f32));
         let n = value.len();
         let (grad, m, v, average) = (&grad[..n], &mut m[..n], &mut v[..n], &mut average[..n]);
         for i in 0..n {
-            let g = grad[i] * s.grad_scale;
+            let g = grad[i] * grad_scale;
             m[i] = s.beta1 * m[i] + (1.0 - s.beta1) * g;
             v[i] = s.beta2 * v[i] + (1.0 - s.beta2) * g * g;
             let update = m[i] * correct1 / ((v[i] * correct2).sqrt() + 1e-8);

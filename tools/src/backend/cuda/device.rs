@@ -138,7 +138,7 @@ impl Device {
     ///
     /// # Errors
     /// What the driver says.
-    pub fn upload(&self, values: &[f32], address: u64) -> Result<()> {
+    pub fn upload<T: bytemuck::Pod>(&self, values: &[T], address: u64) -> Result<()> {
         self.bind()?;
         // SAFETY: pageable host memory is staged before the call returns; the caller's array is that long.
         unsafe { result::memcpy_htod_async(address, values, self.stream.cu_stream()) }

@@ -5,8 +5,6 @@ use super::{Cuda, arguments};
 
 /// Side of an own kernel's tile.
 const TILE: usize = 64;
-/// Threads of its block.
-const BLOCK: u32 = 256;
 
 /// How the operands lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +53,7 @@ impl Cuda {
             let kernel = if p.form == Form::Plain { "gemm_nn" } else { "gemm_nt" };
             let out = out.at(start);
             let arguments = arguments![p.rows, p.columns, p.depth, p.depth, a, b, out];
-            return self.launch(kernel, [tiles[0], tiles[1], 1], BLOCK, &arguments);
+            return self.launch(kernel, [tiles[0], tiles[1], 1], &arguments);
         }
         // Long sums of few elements: slices of the depth fill the device, and are then added in order.
         let wanted = (4 * self.device.multiprocessors as usize).div_ceil(tiles[0] * tiles[1]);
@@ -63,7 +61,7 @@ impl Cuda {
         let slices = p.depth.div_ceil(slice).max(1);
         let partial = self.scratch(slices * p.rows * p.columns);
         let arguments = arguments![p.rows, p.columns, p.depth, slice, a, b, partial];
-        self.launch("gemm_tn", [tiles[0], tiles[1], slices], BLOCK, &arguments);
+        self.launch("gemm_tn", [tiles[0], tiles[1], slices], &arguments);
         self.add_partials(p.rows * p.columns, slices, p.rows * p.columns, 0, &partial, out.at(start));
     }
 }

@@ -14,6 +14,7 @@ mod libraries;
 mod memory;
 mod nvrtc;
 mod ops;
+mod optimizer;
 mod program;
 mod reduce;
 
@@ -28,7 +29,7 @@ pub use memory::Buffer;
 use memory::Pool;
 pub use program::default_cache;
 
-/// Threads of a block of the elementwise kernels.
+/// Threads of a block, as the kernels say too.
 const BLOCK: u32 = 256;
 /// Blocks of the elementwise kernels for each multiprocessor, at most.
 const BLOCKS_EACH: u32 = 32;
@@ -42,6 +43,7 @@ pub struct Cuda {
     pool: Rc<Pool>,
     blas: bool,
     patch_elements: usize,
+    tables: RefCell<Vec<optimizer::Table>>,
     fault: RefCell<Option<Error>>,
     /// Whether there was a fault, reported or not.
     broken: Cell<bool>,
@@ -59,6 +61,7 @@ impl Cuda {
             pool: Rc::new(Pool::new(device.clone())),
             blas: device.blas().is_some(),
             patch_elements: PATCH_ELEMENTS,
+            tables: RefCell::default(),
             device,
             fault: RefCell::default(),
             broken: Cell::new(false),
@@ -118,11 +121,11 @@ impl Cuda {
         }
         let most = (self.device.multiprocessors * BLOCKS_EACH) as usize;
         let arguments: Vec<_> = std::iter::once(Operand::Size(n)).chain(rest.iter().copied()).collect();
-        self.launch(kernel, [n.div_ceil(BLOCK as usize).min(most), 1, 1], BLOCK, &arguments);
+        self.launch(kernel, [n.div_ceil(BLOCK as usize).min(most), 1, 1], &arguments);
     }
 
     /// Launches a kernel.
-    fn launch(&self, kernel: &str, grid: [usize; 3], block: u32, operands: &[Operand]) {
+    fn launch(&self, kernel: &str, grid: [usize; 3], operands: &[Operand]) {
         self.run(|device| {
             let size = |n: usize| {
                 u32::try_from(n).map_err(|_| Error::Usage(format!("{kernel}: a size of {n} is too large for the GPU")))
@@ -138,7 +141,7 @@ impl Cuda {
                 })
                 .collect::<Result<_>>()?;
             let [x, y, z] = grid;
-            device.launch(kernel, [size(x)?, size(y)?, size(z)?], block, &arguments)
+            device.launch(kernel, [size(x)?, size(y)?, size(z)?], BLOCK, &arguments)
         });
     }
 }

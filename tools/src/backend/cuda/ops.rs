@@ -2,12 +2,9 @@
 
 use rissole::{Error, Result};
 
-use super::super::{AdamW, Attention, Backend, Conv, Norm, Plane};
+use super::super::{AdamW, Attention, Backend, Conv, Norm, Plane, Trained};
 use super::memory::Buffer;
 use super::{Cuda, arguments};
-
-/// Threads of a block that works on one group, row or head together.
-const TEAM: u32 = 256;
 
 impl Backend for Cuda {
     type Buffer = Buffer;
@@ -250,23 +247,22 @@ impl Backend for Cuda {
         self.each("sinusoid", t.len() * half, &arguments![half, t, out]);
     }
 
-    fn adamw(
+    fn squared_error(
         &self,
-        s: &AdamW,
-        grad: &Buffer,
-        value: &mut Buffer,
-        first_moment: &mut Buffer,
-        second_moment: &mut Buffer,
-        average: &mut Buffer,
+        predicted: &Buffer,
+        target: &Buffer,
+        weights: &Buffer,
+        grad: &mut Buffer,
+        loss: &mut Buffer,
     ) {
-        let lens = [grad.len(), first_moment.len(), second_moment.len(), average.len()];
-        assert_eq!(lens, [value.len(); 4]);
-        let correct = |beta: f32| 1.0 / (1.0 - beta.powf(s.step as f32));
-        let (correct1, correct2) = (correct(s.beta1), correct(s.beta2));
-        let (decay, scale) = (s.weight_decay, s.grad_scale);
-        let settings = arguments![s.rate, s.beta1, s.beta2, decay, correct1, correct2, scale, s.average_decay];
-        let arrays = arguments![grad, value, first_moment, second_moment, average];
-        self.each("adamw", value.len(), &[&settings[..], &arrays[..]].concat());
+        let (n, samples) = (predicted.len(), weights.len());
+        assert_eq!([target.len(), grad.len(), loss.len()], [n, n, 1]);
+        assert!(n > 0 && n.is_multiple_of(samples), "{n} values of {samples} samples");
+        self.mean_squared_error(predicted, target, weights, grad, loss);
+    }
+
+    fn update(&self, settings: &AdamW, tensors: &mut [Trained<'_, Buffer>]) {
+        self.update_all(settings, tensors);
     }
 }
 
@@ -274,7 +270,7 @@ impl Cuda {
     /// Launches a kernel whose blocks each do one of `n` parts together.
     fn teams(&self, kernel: &str, n: usize, arguments: &[super::Operand]) {
         if n > 0 {
-            self.launch(kernel, [n, 1, 1], TEAM, arguments);
+            self.launch(kernel, [n, 1, 1], arguments);
         }
     }
 }

@@ -1,18 +1,21 @@
 //! Sums in two passes, in an order that the shapes fix.
 
 use super::memory::Buffer;
-use super::{Cuda, arguments};
+use super::{BLOCK, Cuda, arguments};
 
-/// Threads of a block of the summing kernels.
-const BLOCK: u32 = 256;
 /// Columns of one block.
 const COLUMNS: usize = 32;
 /// Fewest rows of a slice.
 const SLICE_ROWS: usize = 64;
 /// Most slices.
 const SLICES: usize = 128;
-/// Most blocks of a sum of squares.
-const SQUARE_BLOCKS: usize = 256;
+/// Most blocks that sum one array in double.
+const DOUBLE_BLOCKS: usize = 256;
+
+/// Blocks that sum an array of `n`.
+fn blocks(n: usize) -> usize {
+    n.div_ceil(BLOCK as usize).min(DOUBLE_BLOCKS)
+}
 
 impl Cuda {
     /// Partial sums of the columns of `x`, rows × columns, to be finished by [`Self::add_partials`]; with the number
@@ -23,7 +26,7 @@ impl Cuda {
         let slices = rows.div_ceil(slice_rows).max(1);
         let partial = self.scratch(slices * columns);
         let arguments = arguments![rows, columns, slice_rows, x, partial];
-        self.launch("column_sums", [columns.div_ceil(COLUMNS), slices, 1], BLOCK, &arguments);
+        self.launch("column_sums", [columns.div_ceil(COLUMNS), slices, 1], &arguments);
         (partial, slices)
     }
 
@@ -52,11 +55,27 @@ impl Cuda {
         if x.is_empty() {
             return 0.0;
         }
-        let blocks = x.len().div_ceil(BLOCK as usize).min(SQUARE_BLOCKS);
+        let blocks = blocks(x.len());
         let partial = self.scratch(2 * blocks);
-        self.launch("square_sums", [blocks, 1, 1], BLOCK, &arguments![x.len(), x, partial]);
+        self.launch("square_sums", [blocks, 1, 1], &arguments![x.len(), x, partial]);
         let mut sums = vec![f64::NAN; blocks];
         self.run(|device| device.download(partial.address(), &mut sums));
         sums.iter().sum()
+    }
+
+    /// See [`Backend::squared_error`](super::super::Backend::squared_error).
+    pub(super) fn mean_squared_error(
+        &self,
+        predicted: &Buffer,
+        target: &Buffer,
+        weights: &Buffer,
+        grad: &mut Buffer,
+        loss: &mut Buffer,
+    ) {
+        let (n, blocks) = (predicted.len(), blocks(predicted.len()));
+        let partial = self.scratch(2 * blocks);
+        let arguments = arguments![n, n / weights.len(), predicted, target, weights, grad, partial];
+        self.launch("squared_error", [blocks, 1, 1], &arguments);
+        self.launch("sum_partials", [1, 1, 1], &arguments![blocks, partial, loss]);
     }
 }

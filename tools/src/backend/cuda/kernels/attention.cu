@@ -19,11 +19,11 @@ extern "C" __global__ void attention(unsigned tokens, unsigned channels, unsigne
     const act* v = k + channels;
     act* w = weights + blockIdx.x * tokens * tokens;
     float scale = 1.0f / sqrtf((float)size);
-    for (unsigned e = threadIdx.x; e < tokens * tokens; e += blockDim.x) {
+    for (unsigned e = threadIdx.x; e < tokens * tokens; e += BLOCK) {
         store(w + e, dot(size, q + e / tokens * row, k + e % tokens * row) * scale);
     }
     __syncthreads();
-    for (unsigned i = threadIdx.x; i < tokens; i += blockDim.x) {
+    for (unsigned i = threadIdx.x; i < tokens; i += BLOCK) {
         act* scores = w + i * tokens;
         float max = load(scores), sum = 0.0f;
         for (unsigned j = 1; j < tokens; j++) max = fmaxf(max, load(scores + j));
@@ -35,7 +35,7 @@ extern "C" __global__ void attention(unsigned tokens, unsigned channels, unsigne
         for (unsigned j = 0; j < tokens; j++) store(scores + j, load(scores + j) / sum);
     }
     __syncthreads();
-    for (unsigned e = threadIdx.x; e < tokens * size; e += blockDim.x) {
+    for (unsigned e = threadIdx.x; e < tokens * size; e += BLOCK) {
         unsigned i = e / size, c = e % size;
         float sum = 0.0f;
         for (unsigned j = 0; j < tokens; j++) sum += load(w + i * tokens + j) * load(v + j * row + c);
@@ -55,11 +55,11 @@ extern "C" __global__ void attention_grad(unsigned tokens, unsigned channels, un
     const act* g = grad + sample * tokens * channels + head * size;
     act* s = slopes + blockIdx.x * tokens * tokens;
     float scale = 1.0f / sqrtf((float)size);
-    for (unsigned e = threadIdx.x; e < tokens * tokens; e += blockDim.x) {
+    for (unsigned e = threadIdx.x; e < tokens * tokens; e += BLOCK) {
         store(s + e, dot(size, g + e / tokens * channels, v + e % tokens * row));
     }
     __syncthreads();
-    for (unsigned i = threadIdx.x; i < tokens; i += blockDim.x) {
+    for (unsigned i = threadIdx.x; i < tokens; i += BLOCK) {
         float mean = dot(tokens, w + i * tokens, s + i * tokens);
         for (unsigned j = 0; j < tokens; j++) {
             unsigned e = i * tokens + j;
@@ -68,7 +68,7 @@ extern "C" __global__ void attention_grad(unsigned tokens, unsigned channels, un
     }
     __syncthreads();
     act* to = out + sample * tokens * row + head * size;
-    for (unsigned e = threadIdx.x; e < tokens * size; e += blockDim.x) {
+    for (unsigned e = threadIdx.x; e < tokens * size; e += BLOCK) {
         unsigned t = e / size, c = e % size;
         float dq = 0.0f, dk = 0.0f, dv = 0.0f;
         for (unsigned u = 0; u < tokens; u++) {

@@ -2,9 +2,11 @@
 //
 // Conventions:
 // - arrays are NHWC as on the CPU; lengths and indices fit 31 bits (the allocator sees to it);
-// - blocks are one-dimensional, a multiple of 32 threads, at most 1024;
+// - blocks have BLOCK threads;
 // - every sum is taken in an order fixed by the shapes: no atomics, so a run repeats bit for bit;
 // - no header is included: NVRTC has none on a machine without the toolkit.
+
+#define BLOCK 256
 
 // The type activations are stored in. Arithmetic, statistics and parameters are float whatever it is.
 typedef float act;
@@ -14,7 +16,7 @@ static __device__ __forceinline__ void store(act* p, float value) { *p = value; 
 
 // Runs the body for every i < n, whatever the grid.
 #define FOR_EACH(i, n) \
-    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < (n); i += gridDim.x * blockDim.x)
+    for (unsigned i = blockIdx.x * BLOCK + threadIdx.x; i < (n); i += gridDim.x * BLOCK)
 
 static __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
@@ -24,13 +26,23 @@ static __device__ __forceinline__ float silu_slope(float y) {
     return s * (1.0f + y * (1.0f - s));
 }
 
-// The sum of `value` over the block, in every thread. `partial` is shared, one element a warp.
+// The sum of `value` over the block, in every thread. `partial` is shared, BLOCK / 32 elements.
 static __device__ float block_sum(float value, float* partial) {
     for (int offset = 16; offset > 0; offset >>= 1) value += __shfl_xor_sync(0xffffffffu, value, offset);
     __syncthreads();  // the last sum has been read
     if ((threadIdx.x & 31) == 0) partial[threadIdx.x >> 5] = value;
     __syncthreads();
     float sum = 0.0f;
-    for (unsigned warp = 0; warp < (blockDim.x >> 5); warp++) sum += partial[warp];
+    for (unsigned warp = 0; warp < BLOCK / 32; warp++) sum += partial[warp];
     return sum;
+}
+
+// The same in double, in thread 0. `sums` is shared, BLOCK elements, and not used before.
+static __device__ double block_sum_double(double value, double* sums) {
+    sums[threadIdx.x] = value;
+    for (unsigned half = BLOCK / 2; half > 0; half >>= 1) {
+        __syncthreads();
+        if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    }
+    return sums[0];
 }

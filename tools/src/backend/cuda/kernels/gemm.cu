@@ -1,4 +1,4 @@
-// Row-major matrix products for machines without cuBLAS: tiles of 64 × 64, blocks of 256 threads, 4 × 4 a thread.
+// Row-major matrix products for machines without cuBLAS: tiles of 64 × 64, 4 × 4 of them a thread.
 
 #define TILE 64
 #define DEPTH 16
@@ -15,7 +15,7 @@ static __device__ void gemm(unsigned rows, unsigned columns, unsigned depth, uns
     unsigned ty = threadIdx.x / 16, tx = threadIdx.x % 16;
     float sums[4][4] = {};
     for (unsigned k0 = first; k0 < last; k0 += DEPTH) {
-        for (unsigned e = threadIdx.x; e < TILE * DEPTH; e += 256) {
+        for (unsigned e = threadIdx.x; e < TILE * DEPTH; e += BLOCK) {
             // Neighbouring threads read neighbouring elements.
             unsigned r = transpose_a ? e % TILE : e / DEPTH, ka = k0 + (transpose_a ? e / TILE : e % DEPTH);
             unsigned c = transpose_b ? e / DEPTH : e % TILE, kb = k0 + (transpose_b ? e % DEPTH : e / TILE);

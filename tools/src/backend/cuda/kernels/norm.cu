@@ -1,4 +1,4 @@
-// Normalisations. Statistics take two passes (mean, then squared deviations) in float. Blocks of 256.
+// Normalisations. Statistics take two passes (mean, then squared deviations) in float.
 
 #define EPSILON 1e-5f
 
@@ -6,10 +6,10 @@
 template <typename At>
 static __device__ void mean_and_rstd(unsigned n, const act* x, At at, float* partial, float* mean, float* rstd) {
     float sum = 0.0f;
-    for (unsigned i = threadIdx.x; i < n; i += blockDim.x) sum += load(x + at(i));
+    for (unsigned i = threadIdx.x; i < n; i += BLOCK) sum += load(x + at(i));
     *mean = block_sum(sum, partial) / (float)n;
     sum = 0.0f;
-    for (unsigned i = threadIdx.x; i < n; i += blockDim.x) {
+    for (unsigned i = threadIdx.x; i < n; i += BLOCK) {
         float d = load(x + at(i)) - *mean;
         sum += d * d;
     }
@@ -29,7 +29,7 @@ struct RowIndex {
 // One block for each sample and group: block = sample · groups + group. stats[block] = mean, 1/σ.
 extern "C" __global__ void group_norm(unsigned pixels, unsigned channels, unsigned groups, unsigned silu,
                                       const act* x, const float* scale, const float* shift, act* out, float* stats) {
-    __shared__ float partial[32];
+    __shared__ float partial[BLOCK / 32];
     unsigned size = channels / groups, group = blockIdx.x % groups;
     unsigned start = blockIdx.x / groups * pixels * channels + group * size;
     GroupIndex at = {size, channels};
@@ -39,7 +39,7 @@ extern "C" __global__ void group_norm(unsigned pixels, unsigned channels, unsign
         stats[2 * blockIdx.x] = mean;
         stats[2 * blockIdx.x + 1] = rstd;
     }
-    for (unsigned i = threadIdx.x; i < pixels * size; i += blockDim.x) {
+    for (unsigned i = threadIdx.x; i < pixels * size; i += BLOCK) {
         unsigned c = group * size + i % size;
         float y = (load(x + start + at(i)) - mean) * rstd * scale[c] + shift[c];
         store(out + start + at(i), silu ? y * sigmoid(y) : y);
@@ -57,13 +57,13 @@ static __device__ __forceinline__ float through_silu(unsigned silu, float grad, 
 extern "C" __global__ void group_norm_grad(unsigned pixels, unsigned channels, unsigned groups, unsigned silu,
                                            const act* x, const float* scale, const float* shift, const float* stats,
                                            const act* grad, act* out, float* sums) {
-    __shared__ float partial[32];
-    __shared__ float lines[2][256];
+    __shared__ float partial[BLOCK / 32];
+    __shared__ float lines[2][BLOCK];
     unsigned size = channels / groups, group = blockIdx.x % groups, sample = blockIdx.x / groups;
     unsigned start = sample * pixels * channels + group * size;
     float mean = stats[2 * blockIdx.x], rstd = stats[2 * blockIdx.x + 1];
-    unsigned wide = size < blockDim.x ? size : blockDim.x;  // channels at a time
-    unsigned tall = blockDim.x / wide;                      // lines of pixels at a time
+    unsigned wide = size < BLOCK ? size : BLOCK;  // channels at a time
+    unsigned tall = BLOCK / wide;                      // lines of pixels at a time
     unsigned column = threadIdx.x % wide, line = threadIdx.x / wide;
     float scaled_shift = 0.0f, scaled_scale = 0.0f;
     for (unsigned c0 = 0; c0 < size; c0 += wide) {
@@ -97,7 +97,7 @@ extern "C" __global__ void group_norm_grad(unsigned pixels, unsigned channels, u
     float share = 1.0f / (float)(pixels * size);
     float m1 = block_sum(scaled_shift, partial) * share;
     float m2 = block_sum(scaled_scale, partial) * share;
-    for (unsigned i = threadIdx.x; i < pixels * size; i += blockDim.x) {
+    for (unsigned i = threadIdx.x; i < pixels * size; i += BLOCK) {
         unsigned at = start + i / size * channels + i % size, c = group * size + i % size;
         float normal = (load(x + at) - mean) * rstd;
         float dy = through_silu(silu, load(grad + at), normal, scale[c], shift[c]);
@@ -108,7 +108,7 @@ extern "C" __global__ void group_norm_grad(unsigned pixels, unsigned channels, u
 // One block a row of `len` with an affine per element. stats[row] = mean, 1/σ.
 extern "C" __global__ void layer_norm(unsigned len, const act* x, const float* scale, const float* shift, act* out,
                                       float* stats) {
-    __shared__ float partial[32];
+    __shared__ float partial[BLOCK / 32];
     const act* row = x + blockIdx.x * len;
     float mean, rstd;
     mean_and_rstd(len, row, RowIndex(), partial, &mean, &rstd);
@@ -116,25 +116,25 @@ extern "C" __global__ void layer_norm(unsigned len, const act* x, const float* s
         stats[2 * blockIdx.x] = mean;
         stats[2 * blockIdx.x + 1] = rstd;
     }
-    for (unsigned i = threadIdx.x; i < len; i += blockDim.x) {
+    for (unsigned i = threadIdx.x; i < len; i += BLOCK) {
         store(out + blockIdx.x * len + i, (load(row + i) - mean) * rstd * scale[i] + shift[i]);
     }
 }
 
 extern "C" __global__ void layer_norm_grad(unsigned len, const act* x, const float* scale, const float* stats,
                                            const act* grad, act* out) {
-    __shared__ float partial[32];
+    __shared__ float partial[BLOCK / 32];
     unsigned start = blockIdx.x * len;
     float mean = stats[2 * blockIdx.x], rstd = stats[2 * blockIdx.x + 1];
     float plain = 0.0f, along = 0.0f;
-    for (unsigned i = threadIdx.x; i < len; i += blockDim.x) {
+    for (unsigned i = threadIdx.x; i < len; i += BLOCK) {
         float dy = load(grad + start + i) * scale[i];
         plain += dy;
         along += dy * (load(x + start + i) - mean) * rstd;
     }
     float m1 = block_sum(plain, partial) / (float)len;
     float m2 = block_sum(along, partial) / (float)len;
-    for (unsigned i = threadIdx.x; i < len; i += blockDim.x) {
+    for (unsigned i = threadIdx.x; i < len; i += BLOCK) {
         float dy = load(grad + start + i) * scale[i];
         float normal = (load(x + start + i) - mean) * rstd;
         store(out + start + i, rstd * (dy - m1 - normal * m2));

@@ -1,18 +1,52 @@
-// AdamW (Loshchilov & Hutter 2019) with gradient scaling, then the weights' moving average. correct1 and correct2
-// are the factors of bias correction.
-extern "C" __global__ void adamw(unsigned n, float rate, float beta1, float beta2, float weight_decay, float correct1,
-                                 float correct2, float grad_scale, float average_decay, const float* grad,
-                                 float* value, float* m, float* v, float* average) {
-    FOR_EACH(i, n) {
-        float g = grad[i] * grad_scale;
-        float first = beta1 * m[i] + (1.0f - beta1) * g;
-        float second = beta2 * v[i] + (1.0f - beta2) * g * g;
+// AdamW (Loshchilov & Hutter 2019) over all tensors at once, with gradients clipped by their common norm and a
+// moving average of the weights. A block does one chunk of one tensor.
+
+struct Chunk {
+    const float* grad;
+    float* value;
+    float* first;
+    float* second;
+    float* average;
+    unsigned long long len;
+    unsigned long long decays;
+};
+
+// partial[chunk] = Σ grad².
+extern "C" __global__ void chunk_square_sums(const Chunk* chunks, double* partial) {
+    __shared__ double sums[BLOCK];
+    Chunk chunk = chunks[blockIdx.x];
+    double sum = 0.0;
+    for (unsigned i = threadIdx.x; i < (unsigned)chunk.len; i += BLOCK) {
+        sum += (double)chunk.grad[i] * (double)chunk.grad[i];
+    }
+    sum = block_sum_double(sum, sums);
+    if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+// grad_scale[0] is what brings the norm down to max_norm, at most 1. One block.
+extern "C" __global__ void clip(unsigned n, float max_norm, const double* partial, float* grad_scale) {
+    __shared__ double sums[BLOCK];
+    double sum = 0.0;
+    for (unsigned i = threadIdx.x; i < n; i += BLOCK) sum += partial[i];
+    double norm = sqrt(block_sum_double(sum, sums));
+    if (threadIdx.x == 0) grad_scale[0] = norm > (double)max_norm ? max_norm / (float)norm : 1.0f;
+}
+
+// correct1 and correct2 are the factors of bias correction.
+extern "C" __global__ void adamw(float rate, float beta1, float beta2, float weight_decay, float correct1,
+                                 float correct2, float average_decay, const float* grad_scale, const Chunk* chunks) {
+    Chunk chunk = chunks[blockIdx.x];
+    float scale = grad_scale[0], decay = chunk.decays ? weight_decay : 0.0f;
+    for (unsigned i = threadIdx.x; i < (unsigned)chunk.len; i += BLOCK) {
+        float g = chunk.grad[i] * scale;
+        float first = beta1 * chunk.first[i] + (1.0f - beta1) * g;
+        float second = beta2 * chunk.second[i] + (1.0f - beta2) * g * g;
         float update = first * correct1 / (sqrtf(second * correct2) + 1e-8f);
-        float w = value[i];
-        w -= rate * (update + weight_decay * w);
-        m[i] = first;
-        v[i] = second;
-        value[i] = w;
-        average[i] = average_decay * average[i] + (1.0f - average_decay) * w;
+        float w = chunk.value[i];
+        w -= rate * (update + decay * w);
+        chunk.first[i] = first;
+        chunk.second[i] = second;
+        chunk.value[i] = w;
+        chunk.average[i] = average_decay * chunk.average[i] + (1.0f - average_decay) * w;
     }
 }

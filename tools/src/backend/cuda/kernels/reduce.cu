@@ -1,22 +1,22 @@
 // Sums in two passes: slices first, then the slices in order.
 
 // Sums of the columns of rows × columns, one partial sum for each of gridDim.y slices of `slice_rows` rows:
-// partial[slice, column]. Blocks of 256: 32 columns, 8 rows at a time.
+// partial[slice, column]. A block has 32 columns, 8 rows at a time.
 extern "C" __global__ void column_sums(unsigned rows, unsigned columns, unsigned slice_rows, const act* x,
                                        float* partial) {
-    __shared__ float sums[8][32];
+    __shared__ float sums[BLOCK / 32][32];
     unsigned lane = threadIdx.x & 31, line = threadIdx.x >> 5;
     unsigned column = blockIdx.x * 32 + lane;
     unsigned first = blockIdx.y * slice_rows;
     unsigned last = first + slice_rows < rows ? first + slice_rows : rows;
     float sum = 0.0f;
     if (column < columns) {
-        for (unsigned row = first + line; row < last; row += 8) sum += load(x + row * columns + column);
+        for (unsigned row = first + line; row < last; row += BLOCK / 32) sum += load(x + row * columns + column);
     }
     sums[line][lane] = sum;
     __syncthreads();
     if (line == 0 && column < columns) {
-        for (unsigned i = 1; i < 8; i++) sum += sums[i][lane];
+        for (unsigned i = 1; i < BLOCK / 32; i++) sum += sums[i][lane];
         partial[blockIdx.y * columns + column] = sum;
     }
 }
@@ -31,15 +31,11 @@ extern "C" __global__ void add_partials(unsigned n, unsigned slices, unsigned st
     }
 }
 
-// partial[block] = Σ x² over the block's share, in double. Blocks of 256.
+// partial[block] = Σ x² over the block's share, in double.
 extern "C" __global__ void square_sums(unsigned n, const float* x, double* partial) {
-    __shared__ double sums[256];
+    __shared__ double sums[BLOCK];
     double sum = 0.0;
     FOR_EACH(i, n) sum += (double)x[i] * (double)x[i];
-    sums[threadIdx.x] = sum;
-    for (unsigned half = 128; half > 0; half >>= 1) {
-        __syncthreads();
-        if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
-    }
-    if (threadIdx.x == 0) partial[blockIdx.x] = sums[0];
+    sum = block_sum_double(sum, sums);
+    if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }

@@ -1,0 +1,64 @@
+//! The optimizer: all tensors in three launches, by a table of their chunks that stays on the device.
+
+use super::super::{AdamW, Trained};
+use super::memory::Buffer;
+use super::{Cuda, arguments};
+
+/// Elements of a tensor that one block updates.
+const CHUNK: usize = 1 << 14;
+/// Words of a chunk in the table, as the kernels' `struct Chunk` has them.
+const WORDS: usize = 7;
+/// Tables kept: two networks in training, and a few that are going.
+const TABLES: usize = 4;
+
+/// The chunks of one set of tensors, on the host to be recognised by, and on the device.
+#[derive(Debug)]
+pub(super) struct Table {
+    words: Vec<u64>,
+    buffer: Buffer,
+}
+
+/// Addresses, length and decay of every chunk.
+fn words(tensors: &[Trained<'_, Buffer>]) -> Vec<u64> {
+    let mut words = Vec::new();
+    for t in tensors {
+        let arrays = [t.grad, &*t.value, &*t.first_moment, &*t.second_moment, &*t.average];
+        assert!(arrays.iter().all(|array| array.len() == t.value.len()), "a tensor's arrays have one length");
+        for start in (0..t.value.len()).step_by(CHUNK) {
+            words.extend(arrays.map(|array| array.at(start)));
+            words.extend([CHUNK.min(t.value.len() - start) as u64, u64::from(t.decays)]);
+        }
+    }
+    words
+}
+
+impl Cuda {
+    /// See [`Backend::update`](super::super::Backend::update).
+    pub(super) fn update_all(&self, s: &AdamW, tensors: &[Trained<'_, Buffer>]) {
+        let words = words(tensors);
+        let chunks = words.len() / WORDS;
+        if chunks == 0 {
+            return;
+        }
+        let mut tables = self.tables.borrow_mut();
+        let known = tables.iter().position(|table| table.words == words);
+        let index = known.unwrap_or_else(|| {
+            if tables.len() == TABLES {
+                tables.remove(0);
+            }
+            let buffer = self.scratch(2 * words.len());
+            self.run(|device| device.upload(&words, buffer.address()));
+            tables.push(Table { words, buffer });
+            tables.len() - 1
+        });
+        let table = &tables[index].buffer;
+        let (partial, scale) = (self.scratch(2 * chunks), self.scratch(1));
+        self.launch("chunk_square_sums", [chunks, 1, 1], &arguments![table, partial]);
+        self.launch("clip", [1, 1, 1], &arguments![chunks, s.max_norm, partial, scale]);
+        let correct = |beta: f32| 1.0 / (1.0 - beta.powf(s.step as f32));
+        let (correct1, correct2) = (correct(s.beta1), correct(s.beta2));
+        let decays = (s.weight_decay, s.average_decay);
+        let arguments = arguments![s.rate, s.beta1, s.beta2, decays.0, correct1, correct2, decays.1, scale, table];
+        self.launch("adamw", [chunks, 1, 1], &arguments);
+    }
+}
