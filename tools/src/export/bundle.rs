@@ -56,7 +56,7 @@ pub fn write_bundle(dir: &Path, parts: BundleParts) -> Result<Manifest> {
     for ((name, source), entry) in contents.iter().zip(&mut manifest.files) {
         *entry = write_file(&scratch.0, name, *source)?;
     }
-    let json = serde_json::to_vec_pretty(&manifest).map_err(|e| Error::Internal(format!("manifest: {e}")))?;
+    let json = manifest.to_sealed_json()?;
     write_file(&scratch.0, MANIFEST, Source::Bytes(&json))?;
     write_file(&scratch.0, CARD, Source::Bytes(parts.card.as_bytes()))?;
     sync_folder(&scratch.0)?;
@@ -84,7 +84,7 @@ pub fn describe_bundle(
     if let Some((name, _)) = pictures.iter().find(|(name, _)| taken(name)) {
         return Err(Error::Usage(format!("{name} is a file of the bundle {} already", dir.display())));
     }
-    let json = serde_json::to_vec_pretty(&manifest).map_err(|e| Error::Internal(format!("manifest: {e}")))?;
+    let json = manifest.to_sealed_json()?;
     let pictures = pictures.iter().map(|(name, bytes)| (name.as_str(), &bytes[..]));
     pictures
         .chain([(CARD, card.as_bytes()), (MANIFEST, &json)])
