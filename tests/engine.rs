@@ -2,11 +2,12 @@
 
 mod common;
 
+use std::fs;
 use std::path::Path;
 
-use common::Random;
+use common::{Random, TempDir, graphs, onnx};
 use rissole::Bundle;
-use rissole::bundle::manifest::NetworkEntry;
+use rissole::bundle::manifest::{NetworkEntry, TensorEntry};
 use rissole::network::{Engine, Network};
 
 fn shipped() -> Bundle {
@@ -56,4 +57,69 @@ fn the_shipped_networks_give_what_tract_gives() {
             assert!(difference < 2e-4, "{}: {difference}", entry.file);
         }
     }
+}
+
+#[test]
+fn graphs_of_what_is_exported_give_what_tract_gives() {
+    let dir = TempDir::new();
+    let path = dir.path().join("network.onnx");
+    for seed in 0..60 {
+        let (entry, graph) = graphs::random(seed);
+        fs::write(&path, graph.bytes()).unwrap();
+        let (ours, tract) = (Network::load(&path, &entry).unwrap(), Network::load_with_tract(&path, &entry).unwrap());
+        assert_eq!(ours.engine(), Engine::Own, "graph {seed}");
+        let mut random = Random(seed);
+        for timestep in [3.0, 611.0] {
+            let x = (0..ours.input_lens().next().unwrap()).map(|_| random.symmetric()).collect();
+            let difference = difference(&ours, &tract, &[x, vec![timestep]]);
+            assert!(difference < 2e-4, "graph {seed}: {difference}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_exported_is_left_to_tract() {
+    let dir = TempDir::new();
+    let path = dir.path().join("network.onnx");
+    let tensor = |name: &str, shape: &[usize]| TensorEntry { name: name.into(), shape: shape.to_vec() };
+    let (inputs, outputs) = (vec![tensor("x", &[1, 2, 6, 6])], vec![tensor("y", &[1, 3, 6, 6])]);
+    let entry = NetworkEntry { file: "network.onnx".into(), inputs, outputs };
+    let engine = |change: &dyn Fn(&mut onnx::Graph, String) -> String| {
+        let mut graph = onnx::Graph::new(5, &entry.inputs, &entry.outputs);
+        let x = graph.conv("x", [2, 3], 3, 1, 1);
+        let x = change(&mut graph, x);
+        graph.output(&x, "y");
+        fs::write(&path, graph.bytes()).unwrap();
+        let network = Network::load(&path, &entry).unwrap();
+        network.warm_up().unwrap();
+        network.engine()
+    };
+    assert_eq!(engine(&|_, x| x), Engine::Own);
+    assert_eq!(engine(&|graph, x| graph.node("Tanh", &[&x], vec![])), Engine::Tract);
+    let dilate = |graph: &mut onnx::Graph, x: String| {
+        let node = graph.proto.node.last_mut().unwrap();
+        node.attribute = vec![onnx::ints("pads", &[2; 4]), onnx::ints("dilations", &[2; 2])];
+        x
+    };
+    assert_eq!(engine(&dilate), Engine::Tract);
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    let bundle = shipped();
+    let entry = &bundle.manifest.networks.denoiser;
+    let network = Network::load(bundle.path_of(&entry.file), entry).unwrap();
+    let inputs: Vec<Vec<f32>> =
+        network.input_lens().map(|len| (0..len).map(|i| (i % 7) as f32 - 3.0).collect()).collect();
+    let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+    let run = || {
+        let mut out = vec![0.0; network.output_len()];
+        network.run(&inputs, &mut out).unwrap();
+        out.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+    };
+    let alone = run();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..3).map(|_| scope.spawn(|| (0..5).all(|_| run() == alone))).collect();
+        assert!(threads.into_iter().all(|thread| thread.join().unwrap()));
+    });
 }

@@ -176,10 +176,12 @@ impl Networks {
         let loaded = budget::live_bytes();
         let (ran, run_peak) = budget::peak_of(|| network.warm_up());
         ran?;
-        let run = run_peak.saturating_sub(loaded).saturating_mul(workers as u64).saturating_add(more);
-        // What the first run leaves behind (caches of tract) belongs to what is held.
-        let held = budget::live_bytes().max(loaded).saturating_sub(base);
-        Ok(Cost { held, extra: run.max(load_peak.saturating_sub(base + held)) })
+        let after = budget::live_bytes().max(loaded);
+        // What a run leaves behind, the memory it worked in, every worker will have left behind.
+        let left = (after - loaded).saturating_mul(workers as u64);
+        let held = loaded.saturating_sub(base).saturating_add(left);
+        let run = run_peak.saturating_sub(after).saturating_mul(workers as u64).saturating_add(more);
+        Ok(Cost { held, extra: run.max(load_peak.saturating_sub(base).saturating_sub(held)) })
     }
 
     fn give_up_beside(&mut self, stage: Stage) {

@@ -4,6 +4,7 @@
 pub mod container;
 pub mod counting;
 pub mod desk;
+pub mod graphs;
 pub mod onnx;
 
 use std::collections::BTreeMap;

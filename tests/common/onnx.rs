@@ -72,6 +72,18 @@ impl Graph {
         name
     }
 
+    /// A vector of integers.
+    pub fn integers(&mut self, values: &[usize]) -> String {
+        let raw = values.iter().flat_map(|&v| (v as i64).to_le_bytes()).collect();
+        self.initializer(&[values.len()], DataType::Int64, raw)
+    }
+
+    /// The same values with other sides.
+    pub fn reshape(&mut self, input: &str, dims: &[usize]) -> String {
+        let dims = self.integers(dims);
+        self.node("Reshape", &[input, &dims], vec![])
+    }
+
     /// Convolution with random weights; `pad` on every side.
     pub fn conv(&mut self, input: &str, channels: [usize; 2], kernel: usize, pad: usize, stride: usize) -> String {
         let weights = self.weights(&[channels[1], channels[0], kernel, kernel]);
@@ -98,6 +110,15 @@ pub fn ints(name: &str, values: &[usize]) -> AttributeProto {
 
 pub fn int(name: &str, value: usize) -> AttributeProto {
     AttributeProto { name: name.into(), r#type: AttributeType::Int as i32, i: value as i64, ..Default::default() }
+}
+
+pub fn float(name: &str, value: f32) -> AttributeProto {
+    AttributeProto { name: name.into(), r#type: AttributeType::Float as i32, f: value, ..Default::default() }
+}
+
+pub fn text(name: &str, value: &str) -> AttributeProto {
+    let s = value.as_bytes().to_vec();
+    AttributeProto { name: name.into(), r#type: AttributeType::String as i32, s, ..Default::default() }
 }
 
 fn value_info(entry: &TensorEntry) -> ValueInfoProto {

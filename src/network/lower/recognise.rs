@@ -201,7 +201,8 @@ impl<'a> Recogniser<'a> {
         else {
             return Ok(None);
         };
-        if !kernel || inputs != input.channels {
+        // More zeros than the kernel is wide would only make work.
+        if !kernel || inputs != input.channels || pad >= size {
             return Ok(None);
         }
         let Some((kernels, bias)) = kernels(weights).zip(bias_of(bias, outputs)) else { return Ok(None) };
