@@ -36,9 +36,14 @@ impl Run {
         let mut curve = Curve::open(&self.dir.join("denoiser.csv"), "step,loss", trainer.step)?;
         let bar = progress("denoiser", config.steps);
         let mut sum = 0.0;
+        let mut ahead = None;
         while trainer.step < config.steps {
-            let batch = sampler.draw(config.batch, &mut trainer.random);
-            let loss = trainer.train(&batch)?;
+            let batch = ahead.take().unwrap_or_else(|| sampler.draw(config.batch, &mut trainer.random));
+            trainer.submit(&batch);
+            // The next batch is drawn while a GPU works, but not before a checkpoint, which keeps the random state.
+            let saves = trainer.step == config.steps || trainer.step.is_multiple_of(SAVE_EVERY) || interrupted();
+            ahead = (!saves).then(|| sampler.draw(config.batch, &mut trainer.random));
+            let loss = trainer.finish()?;
             if !loss.is_finite() {
                 return Err(Error::Usage(format!("denoiser: the loss is not finite at step {}", trainer.step)));
             }
@@ -54,7 +59,7 @@ impl Run {
             if trainer.step.is_multiple_of(SAVE_EVERY) {
                 trainer.save(&path)?;
             }
-            if interrupted() {
+            if interrupted() && ahead.is_none() {
                 trainer.save(&path)?;
                 return Err(Error::Interrupted);
             }

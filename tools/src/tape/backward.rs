@@ -12,15 +12,15 @@ impl<B: Backend> Tape<'_, B> {
         self.give(id, buffer);
     }
 
-    /// Seeds the gradient of the mean over samples of weight · mean (value − `target`)² at `id`. Returns that loss, one
-    /// value, still on the device.
-    pub fn seed_squared_error(&mut self, id: NodeId, target: &[f32], weights: &[f32]) -> B::Buffer {
+    /// Seeds the gradient of the mean over samples of weight · mean (value − target)² at `id`, where `target` has its
+    /// shape and `weights` one value a sample. Returns that loss, one value, still on the device.
+    pub fn seed_squared_error(&mut self, id: NodeId, target: NodeId, weights: NodeId) -> B::Buffer {
         let shape = self.shape(id);
-        assert_eq!([target.len(), weights.len()], [len(shape), shape[0]], "a target has its node's shape");
-        let (target, weights) = (self.backend.upload(target), self.backend.upload(weights));
+        assert_eq!(self.shape(target), shape, "a target has its node's shape");
+        assert_eq!(self.shape(weights), [shape[0], 1, 1, 1], "a sample has one weight");
         let (mut grad, mut loss) = (self.backend.alloc(len(shape)), self.backend.alloc(1));
-        self.backend.squared_error(self.buffer(id), &target, &weights, &mut grad, &mut loss);
-        [target, weights].into_iter().for_each(|b| self.backend.release(b));
+        let (value, target, weights) = (self.buffer(id), self.buffer(target), self.buffer(weights));
+        self.backend.squared_error(value, target, weights, &mut grad, &mut loss);
         self.give(id, grad);
         loss
     }

@@ -116,6 +116,8 @@ pub struct DenoiserTrainer<'a, B: Backend> {
     pub step: u64,
     /// Draws batches.
     pub random: Random,
+    /// Loss of the step that was submitted and not yet waited for.
+    loss: Option<B::Buffer>,
 }
 
 impl<'a, B: Backend> DenoiserTrainer<'a, B> {
@@ -130,7 +132,18 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         let mut maker = Maker { backend, set: &mut set, random: &mut random };
         let conditioner = Conditioner::new(&mut maker, &shape, config.unet.widths[0]);
         let denoiser = Denoiser::new(&mut maker, &shape, &config.unet);
-        Ok(Self { backend, config: config.clone(), shape, seed, set, conditioner, denoiser, step: 0, random })
+        Ok(Self {
+            backend,
+            config: config.clone(),
+            shape,
+            seed,
+            set,
+            conditioner,
+            denoiser,
+            step: 0,
+            random,
+            loss: None,
+        })
     }
 
     /// Number of trained values.
@@ -143,17 +156,38 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
     /// # Errors
     /// As [`Backend::check`].
     pub fn train(&mut self, batch: &Batch) -> Result<f64> {
+        self.submit(batch);
+        self.finish()
+    }
+
+    /// Hands one step to the device. Until [`Self::finish`] the host may do something else.
+    pub fn submit(&mut self, batch: &Batch) {
         self.step += 1;
         self.set.clear_grads(self.backend);
         let mut tape = Tape::new(self.backend, &mut self.set);
-        let condition = record_conditioner(&mut tape, &self.shape, &self.conditioner, batch, false);
+        // All copies to the device come before any work: one in the midst of it would wait.
+        let (samples, block) = (batch.weights.len(), self.shape.grid.block());
+        let target = tape.input("", [samples, block.height, block.width, block.channels], &batch.target);
+        let weights = tape.input("", [samples, 1, 1, 1], &batch.weights);
         let (noisy, timestep, position) = denoiser_inputs(&mut tape, &self.shape, batch, false);
+        let condition = record_conditioner(&mut tape, &self.shape, &self.conditioner, batch, false);
         let prediction = self.denoiser.apply(&mut tape, noisy, timestep, position, condition);
-        let loss = tape.seed_squared_error(prediction, &batch.target, &batch.weights);
+        let loss = tape.seed_squared_error(prediction, target, weights);
         tape.backward();
         drop(tape);
         self.set.update(self.backend, &self.config.optimizer.at(self.step, self.config.steps));
-        // The first thing of the step that waits for the device.
+        self.loss = Some(loss);
+    }
+
+    /// Waits for the step that was submitted. Returns the weighted mean squared error.
+    ///
+    /// # Errors
+    /// As [`Backend::check`].
+    ///
+    /// # Panics
+    /// When none was.
+    pub fn finish(&mut self) -> Result<f64> {
+        let loss = self.loss.take().expect("a step was submitted");
         let value = self.backend.download(&loss)[0];
         self.backend.release(loss);
         self.backend.check()?;
