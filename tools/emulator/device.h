@@ -43,7 +43,7 @@ struct Barrier {
 static Thread threads[MOST];
 static unsigned order[MOST], count;
 static Barrier block_wide, warp_wide[MOST / WARP];
-static float exchange[MOST];
+static unsigned exchange[MOST];
 static Thread* current;
 static unsigned progress;  // counts arrivals and exits; a round without any is a deadlock
 static jmp_buf scheduler;
@@ -65,11 +65,11 @@ static void wait(Barrier& barrier, unsigned parties) {
     while (barrier.opened == mine) yield();
 }
 
-static float shuffle(float value, unsigned from) {
+static unsigned shuffle(unsigned value, unsigned from) {
     unsigned lane = current->index.x, warp = lane / WARP;
     exchange[lane] = value;
     wait(warp_wide[warp], WARP);
-    float got = exchange[warp * WARP + from];
+    unsigned got = exchange[warp * WARP + from];
     wait(warp_wide[warp], WARP);
     return got;
 }
@@ -184,7 +184,20 @@ extern "C" void emulator_run(void (*kernel)(void**), void** arguments, const uns
 #define gridDim emulator::grid_size
 #define __syncthreads() emulator::wait(emulator::block_wide, emulator::count)
 
-static inline float __shfl_xor_sync(unsigned mask, float value, int lanes) {
+static inline unsigned __float_as_uint(float value) {
+    unsigned bits;
+    memcpy(&bits, &value, 4);
+    return bits;
+}
+static inline float __uint_as_float(unsigned bits) {
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+static inline unsigned __shfl_xor_sync(unsigned mask, unsigned value, int lanes) {
     if (mask != 0xffffffffu) emulator::fail("a shuffle must be of a whole warp");
     return emulator::shuffle(value, (threadIdx.x % emulator::WARP) ^ lanes);
+}
+static inline float __shfl_xor_sync(unsigned mask, float value, int lanes) {
+    return __uint_as_float(__shfl_xor_sync(mask, __float_as_uint(value), lanes));
 }

@@ -3,7 +3,7 @@
 use rissole::bundle::manifest::{NeighbourSource, Prediction, ScheduleKind};
 use rissole::{Error, LatentShape, Result};
 
-use crate::backend::choice::{Opened, Wanted};
+use crate::backend::choice::{Choice, Wanted};
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::Cuda;
 use crate::backend::{Backend, parity};
@@ -13,10 +13,21 @@ use crate::train::denoiser::{DenoiserTrainer, DenoiserTraining};
 use crate::train::latents::{LatentSet, Sampler};
 use crate::train::optimizer::OptimizerConfig;
 
-/// How far the loss of any step may drift from the CPU's, relatively.
-const LOSS_DRIFT: f64 = 1e-3;
-/// How far the weights may drift in all: the norm of the difference over the norm.
-const WEIGHT_DRIFT: f64 = 1e-2;
+/// How far a device may be from the CPU.
+struct Tolerance {
+    /// Any operation, as [`parity::error`] measures it.
+    operation: f64,
+    /// The loss of any step, relatively.
+    loss: f64,
+    /// The weights after all steps: the norm of the difference over the norm.
+    weights: f64,
+}
+
+const F32: Tolerance = Tolerance { operation: parity::TOLERANCE, loss: 1e-3, weights: 1e-2 };
+const BF16: Tolerance = Tolerance { operation: parity::BF16_TOLERANCE, loss: 2e-2, weights: 5e-2 };
+
+/// Steps after which a step must not ask for memory.
+const WARM_UP: usize = 2;
 
 /// What is compared.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -30,39 +41,45 @@ pub struct CheckArgs {
 /// each.
 ///
 /// # Errors
-/// As [`Wanted::open`]; [`Error::Internal`] when anything differs.
+/// As [`Cuda::open`]; [`Error::Internal`] when anything differs.
 pub fn run(args: CheckArgs, device: &Wanted) -> Result<()> {
-    let cuda = match device.open()? {
-        Opened::Cuda(cuda) => cuda,
-        Opened::Cpu(_) => return Err(Error::Usage("no CUDA device to check; --device cuda:0 says why".into())),
+    let ordinal = match device.choice {
+        Choice::Auto => 0,
+        Choice::Cuda(ordinal) => ordinal,
+        Choice::Cpu => return Err(Error::Usage("the CPU is what a GPU is compared with; give --device cuda:N".into())),
     };
+    let open = || Cuda::open(ordinal, device.kernel_cache.as_deref());
+    let cuda = open()?;
     println!("{}", cuda.name());
-    let mut good = true;
+    println!("with the program's own products, and patches of one sample at a time");
+    let mut good = compare(&open()?.without_blas().with_patch_bytes(1), &F32, args.steps)?;
     if cuda.has_blas() {
         println!("with cuBLAS");
-        good &= compare(&cuda, args.steps)?;
+        good &= compare(&cuda, &F32, args.steps)?;
+        println!("with cuBLAS and products in bf16");
+        good &= compare(&cuda.with_bf16()?, &BF16, args.steps)?;
     }
-    println!("with the program's own products, and patches of one sample at a time");
-    let cuda = cuda.without_blas().with_patch_bytes(1);
-    good &= compare(&cuda, args.steps)?;
-    if good { Ok(()) } else { Err(Error::Internal(format!("{} differs from the CPU", cuda.name()))) }
+    if good { Ok(()) } else { Err(Error::Internal("the GPU differs from the CPU".into())) }
 }
 
 /// Whether all comparisons hold.
-fn compare(cuda: &Cuda, steps: usize) -> Result<bool> {
+fn compare(cuda: &Cuda, tolerance: &Tolerance, steps: usize) -> Result<bool> {
     let cpu = Cpu::default();
     let mut good = true;
     for check in parity::checks() {
         let error = parity::error(&cpu, cuda, check);
         cuda.check()?;
-        good &= verdict(check.0, error, parity::TOLERANCE);
+        good &= verdict(check.0, error, tolerance.operation);
     }
     if steps > 0 {
-        let (expected, got) = (train(&cpu, steps)?, train(cuda, steps)?);
+        let expected = train(&cpu, steps, || 0)?;
+        let got = train(cuda, steps, || cuda.memory_requests().0)?;
         let drift = |(e, g): (&f64, &f64)| if g.is_finite() { (e - g).abs() / e } else { f64::INFINITY };
         let drift = expected.losses.iter().zip(&got.losses).map(drift).fold(0.0, f64::max);
-        good &= verdict(&format!("loss over {steps} training steps"), drift, LOSS_DRIFT);
-        good &= verdict("weights after them", distance(&expected.weights, &got.weights), WEIGHT_DRIFT);
+        good &= verdict(&format!("loss over {steps} training steps"), drift, tolerance.loss);
+        good &= verdict("weights after them", distance(&expected.weights, &got.weights), tolerance.weights);
+        let late = got.requests.last().zip(got.requests.get(WARM_UP)).map_or(0, |(last, warm)| last - warm);
+        good &= verdict("allocations after the first steps", late as f64, 0.0);
     }
     Ok(good)
 }
@@ -87,10 +104,12 @@ fn verdict(what: &str, error: f64, tolerance: f64) -> bool {
 struct Trained {
     losses: Vec<f64>,
     weights: Vec<f32>,
+    /// How often memory had been asked for after each step.
+    requests: Vec<u64>,
 }
 
 /// Trains a small denoiser with every kind of layer, from one seed.
-fn train<B: Backend>(backend: &B, steps: usize) -> Result<Trained> {
+fn train<B: Backend>(backend: &B, steps: usize, requests: impl Fn() -> u64) -> Result<Trained> {
     let config = DenoiserTraining {
         rows: 2,
         cols: 2,
@@ -129,8 +148,12 @@ fn train<B: Backend>(backend: &B, steps: usize) -> Result<Trained> {
     let alphas: Vec<f64> = (1..=1000).map(|t| 1.0 - f64::from(t) / 1001.0).collect();
     let sampler = Sampler::new(&set, config.batch_settings(&alphas));
     let mut trainer = DenoiserTrainer::new(backend, &config, latent, 1)?;
-    let losses = (0..steps).map(|_| trainer.train(&sampler.draw(config.batch, &mut random))).collect::<Result<_>>()?;
+    let (mut losses, mut asked) = (Vec::new(), Vec::new());
+    for _ in 0..steps {
+        losses.push(trainer.train(&sampler.draw(config.batch, &mut random))?);
+        asked.push(requests());
+    }
     let tensors = trainer.checkpoint()?.tensors;
     let weights = tensors.into_iter().filter(|(name, _)| name.ends_with("/value")).flat_map(|(_, v)| v).collect();
-    Ok(Trained { losses, weights })
+    Ok(Trained { losses, weights, requests: asked })
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use clap::{Args, Parser, Subcommand};
 use rissole::{Error, Result};
-use rissole_train::backend::choice::{Choice, Wanted};
+use rissole_train::backend::choice::{Choice, Precision, Wanted};
 use rissole_train::backend::cuda::default_cache;
 use rissole_train::bench_step::{self, BenchArgs};
 use rissole_train::check_device::{self, CheckArgs};
@@ -34,6 +34,9 @@ struct Cli {
     /// What trains: auto (the first GPU, or the CPU where there is none), cpu, cuda:N.
     #[arg(long, global = true, default_value = "auto")]
     device: Choice,
+    /// Operands of matrix products on a GPU; weights, activations and sums are f32 either way.
+    #[arg(long, global = true, value_enum, default_value = "f32")]
+    precision: Precision,
     /// Folder that compiled CUDA kernels are kept in; default $XDG_CACHE_HOME/rissole/kernels.
     #[arg(long, global = true)]
     kernel_cache: Option<PathBuf>,
@@ -99,7 +102,8 @@ fn work(cli: Cli) -> Result<()> {
         .build_global()
         .map_err(|e| Error::Internal(e.to_string()))?;
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)).map_err(|e| Error::Internal(e.to_string()))?;
-    let device = Wanted { choice: cli.device, kernel_cache: cli.kernel_cache.or_else(default_cache) };
+    let device =
+        Wanted { choice: cli.device, precision: cli.precision, kernel_cache: cli.kernel_cache.or_else(default_cache) };
     match cli.command {
         Command::Run(args) => {
             let run = args.open()?.on(device);

@@ -35,11 +35,22 @@ impl FromStr for Choice {
     }
 }
 
-/// A device to open, and where its compiled kernels are kept.
+/// What the operands of matrix products are on a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Precision {
+    /// 32-bit floats.
+    F32,
+    /// bf16 with sums in 32-bit floats: faster; needs cuBLAS.
+    Bf16,
+}
+
+/// A device to open, how it multiplies, and where its compiled kernels are kept.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     /// The device.
     pub choice: Choice,
+    /// What the operands of products are; the CPU takes 32-bit floats only.
+    pub precision: Precision,
     /// Folder of compiled kernels.
     pub kernel_cache: Option<PathBuf>,
 }
@@ -48,9 +59,12 @@ impl Wanted {
     /// Opens it.
     ///
     /// # Errors
-    /// As [`Choice::open`].
+    /// As [`Choice::open`]; as [`Cuda::with_bf16`].
     pub fn open(&self) -> Result<Opened> {
-        self.choice.open(self.kernel_cache.as_deref())
+        match (self.choice.open(self.kernel_cache.as_deref())?, self.precision) {
+            (Opened::Cuda(cuda), Precision::Bf16) => Ok(Opened::Cuda(cuda.with_bf16()?)),
+            (opened, _) => Ok(opened),
+        }
     }
 }
 

@@ -263,6 +263,8 @@ pub trait Backend {
     /// Cosines then sines of `t · 10000^(−i/(dim/2))`.
     fn sinusoid(&self, dim: usize, t: &Self::Buffer, out: &mut Self::Buffer);
 
+    /// For each row of `channels` values the nearest of `entries`, the first of equals.
+    fn nearest(&self, channels: usize, rows: &Self::Buffer, entries: &[f32]) -> Vec<u32>;
     /// `loss[0]` = mean over samples of weight · mean (predicted − target)²; `grad` gets its gradient with respect to
     /// `predicted`. `weights` has one value a sample.
     fn squared_error(

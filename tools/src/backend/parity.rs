@@ -7,6 +7,9 @@ use crate::random::Random;
 /// Largest error of an operation in `f32`, as [`error`] measures it.
 pub const TOLERANCE: f64 = 1e-4;
 
+/// The same where products take operands in bf16.
+pub const BF16_TOLERANCE: f64 = 3e-2;
+
 /// Two backends, and the largest error so far.
 #[derive(Debug)]
 pub struct Pair<'a, A, B> {
@@ -103,6 +106,7 @@ pub fn checks<A: Backend, B: Backend>() -> Vec<Check<A, B>> {
         ("attention", attention),
         ("attention gradient", attention_gradient),
         ("timestep embedding", sinusoid),
+        ("nearest entries", nearest),
         ("squared error", squared_error),
         ("update", update),
     ]
@@ -172,6 +176,8 @@ fn convolutions() -> Vec<Conv> {
         conv(2, 4, 6, 3, 5, 3, 2),
         conv(1, 5, 3, 8, 2, 3, 2),
         conv(2, 12, 9, 17, 33, 3, 2),
+        conv(3, 5, 7, 12, 9, 3, 1),
+        conv(2, 7, 6, 20, 36, 3, 2),
         conv(5, 4, 4, 66, 70, 3, 1),
     ]
 }
@@ -330,6 +336,22 @@ fn sinusoid<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     for dim in [2, 6, 128] {
         let n = t.len() * dim;
         compare!(pair, inputs vec![t.clone()], outputs [Poison(n)], |b, [t], [out]| b.sinusoid(dim, t, out));
+    }
+}
+
+fn nearest<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    for (rows, channels, entries) in [(1, 1, 1), (9, 3, 5), (77, 10, 64), (300, 7, 257)] {
+        let book = pair.normal(entries * channels);
+        let values = pair.normal(rows * channels);
+        let (on_reference, on_candidate) = (pair.reference.upload(&values), pair.candidate.upload(&values));
+        let expected = pair.reference.nearest(channels, &on_reference, &book);
+        let got = pair.candidate.nearest(channels, &on_candidate, &book);
+        // What they name, since of two equally near either will do.
+        let named =
+            |codes: &[u32]| codes.iter().flat_map(|&c| &book[c as usize * channels..][..channels]).copied().collect();
+        pair.compare(&[named(&expected)], &[named(&got)]);
+        pair.reference.release(on_reference);
+        pair.candidate.release(on_candidate);
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rissole::{Error, Result};
 
-use crate::backend::choice::{Choice, Wanted};
+use crate::backend::choice::{Choice, Precision, Wanted};
 use crate::data::{self, Dataset, Split};
 use crate::evaluate::features::FeatureArgs;
 use crate::recipe::Recipe;
@@ -80,7 +80,7 @@ impl Run {
         let dir = recipe.run_dir(runs);
         std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;
         let bundle_dir = bundle_dir.unwrap_or_else(|| dir.join("bundle"));
-        let device = Wanted { choice: Choice::Cpu, kernel_cache: None };
+        let device = Wanted { choice: Choice::Cpu, precision: Precision::F32, kernel_cache: None };
         Ok(Self { recipe, dir, bundle_dir, features, device })
     }
 

@@ -71,6 +71,12 @@ impl<'a, B: Backend> Tape<'a, B> {
         self.backend.download(self.buffer(id))
     }
 
+    /// For each pixel of a node's value the nearest of `entries`: see [`Backend::nearest`].
+    pub fn nearest(&self, id: NodeId, entries: &[f32]) -> Vec<u32> {
+        let [.., channels] = self.shape(id);
+        self.backend.nearest(channels, self.buffer(id), entries)
+    }
+
     /// Host copy of a node's gradient after [`Self::backward`]; inputs keep theirs, other nodes do not.
     pub fn grad(&self, id: NodeId) -> Option<Vec<f32>> {
         self.nodes[id.0].grad.as_ref().map(|g| self.backend.download(g))

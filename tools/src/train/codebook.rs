@@ -1,8 +1,7 @@
 //! The codebook: nearest entries, k-means by moving averages (van den Oord et al. 2017, appendix A.1), and
 //! revival of entries that nothing uses.
 
-use rayon::prelude::*;
-
+use crate::backend::cpu::nearest;
 use crate::random::Random;
 
 /// Decay of the moving averages in training.
@@ -44,29 +43,7 @@ impl Codebook {
 
     /// For each row, the nearest entry (the first of equals).
     pub fn assign(&self, rows: &[f32]) -> Vec<u32> {
-        let (k, c) = (self.size(), self.channels);
-        // Channel-major, so that the loop over entries vectorises. Nearest: least ½‖e‖² − z·e.
-        let mut columns = vec![0.0; k * c];
-        let mut half_norms = vec![0.0; k];
-        for (i, entry) in self.entries.chunks_exact(c).enumerate() {
-            half_norms[i] = 0.5 * entry.iter().map(|v| v * v).sum::<f32>();
-            for (j, &v) in entry.iter().enumerate() {
-                columns[j * k + i] = v;
-            }
-        }
-        rows.par_chunks(c)
-            .map_init(
-                || vec![0.0; k],
-                |scores, row| {
-                    scores.copy_from_slice(&half_norms);
-                    for (column, &z) in columns.chunks_exact(k).zip(row) {
-                        scores.iter_mut().zip(column).for_each(|(score, e)| *score -= z * e);
-                    }
-                    let least = scores.iter().fold(f32::INFINITY, |a, &b| a.min(b));
-                    scores.iter().position(|&s| s == least).unwrap_or(0) as u32
-                },
-            )
-            .collect()
+        nearest(self.channels, rows, &self.entries)
     }
 
     /// The entries that `codes` name, one after the other.

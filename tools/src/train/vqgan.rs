@@ -145,7 +145,7 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
             let codebook = self.codebook.get_or_insert_with(|| {
                 Codebook::from_rows(model.codebook_size, model.latent_channels, &rows, &mut self.random)
             });
-            let codes = codebook.assign(&rows);
+            let codes = tape.nearest(latent, &codebook.entries);
             let nearest = codebook.look_up(&codes);
             losses.revived = codebook.update(&rows, &codes, codebook::DECAY, &mut self.random);
             let scale = 2.0 * self.config.commitment / rows.len() as f32;
@@ -265,9 +265,9 @@ impl<B: Backend> Vqgan<'_, B> {
         let mut tape = Tape::new(self.backend, &mut self.set);
         let input = tape.input("image", [batch, height, width, 3], images);
         let latent = self.encoder.apply(&mut tape, input);
-        let rows = tape.value(latent);
+        let codes = tape.nearest(latent, &self.codebook.entries);
         self.backend.check()?;
-        Ok(self.codebook.assign(&rows))
+        Ok(codes)
     }
 
     /// Records the encoder on one picture, for export. Returns the tape and the latent.

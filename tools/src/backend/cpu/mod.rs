@@ -4,12 +4,15 @@
 
 mod attention;
 mod conv;
+mod nearest;
 mod norm;
 mod pointwise;
 mod simd;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+
+pub use nearest::{half_norms, nearest};
 
 use super::{AdamW, Attention, Backend, Conv, Norm, Plane, Trained};
 
@@ -199,6 +202,10 @@ impl Backend for Cpu {
 
     fn sinusoid(&self, dim: usize, t: &Vec<f32>, out: &mut Vec<f32>) {
         pointwise::sinusoid(dim, t, out);
+    }
+
+    fn nearest(&self, channels: usize, rows: &Vec<f32>, entries: &[f32]) -> Vec<u32> {
+        nearest(channels, rows, entries)
     }
 
     fn squared_error(

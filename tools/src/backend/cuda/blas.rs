@@ -5,7 +5,7 @@
 use std::ffi::c_int;
 use std::sync::Arc;
 
-use cudarc::cublas::{CudaBlas, result, sys};
+use cudarc::cublas::{result, sys};
 use cudarc::driver::CudaStream;
 use rissole::{Error, Result};
 
@@ -15,7 +15,9 @@ use super::libraries;
 /// A handle on one stream.
 #[derive(Debug)]
 pub struct Blas {
-    handle: CudaBlas,
+    handle: sys::cublasHandle_t,
+    /// The handle's work goes there, so it must live as long.
+    _stream: Arc<CudaStream>,
 }
 
 impl Blas {
@@ -25,23 +27,30 @@ impl Blas {
             log::warn!("no cuBLAS: products take the slower kernels of this program; {searched}");
             return None;
         }
-        match CudaBlas::new(stream.clone()) {
-            Ok(handle) => Some(Self { handle }),
-            Err(e) => {
+        let create = || {
+            let blas = Self { handle: result::create_handle()?, _stream: stream.clone() };
+            // SAFETY: the handle was just created; the stream lives as long.
+            unsafe { result::set_stream(blas.handle, stream.cu_stream().cast()) }?;
+            Ok(blas)
+        };
+        match create() {
+            Ok(blas) => Some(blas),
+            Err::<_, result::CublasError>(e) => {
                 log::warn!("cuBLAS does not start ({e}): products take the slower kernels of this program");
                 None
             }
         }
     }
 
-    /// The product of the arrays at `a` and `b` into the one at `out`; [`Form::TransposedLeft`] adds to it.
+    /// The product of the arrays at `a` and `b` into the one at `out`, each with whether it is bf16; sums are float.
+    /// [`Form::TransposedLeft`] adds to what is there.
     ///
     /// A row-major matrix is its transpose in column-major order, so out = a·b is outᵀ = bᵀ·aᵀ with the operands
     /// as they lie.
     ///
     /// # Errors
     /// What cuBLAS says; [`Error::Usage`] for sizes past 31 bits.
-    pub fn multiply(&self, p: &Product, a: u64, b: u64, out: u64) -> Result<()> {
+    pub fn multiply(&self, p: &Product, a: (u64, bool), b: (u64, bool), out: (u64, bool)) -> Result<()> {
         use sys::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
         let [rows, columns, depth] = [p.rows, p.columns, p.depth].map(c_int::try_from);
         let (Ok(rows), Ok(columns), Ok(depth)) = (rows, columns, depth) else {
@@ -52,26 +61,39 @@ impl Blas {
             Form::TransposedRight => (CUBLAS_OP_T, depth, CUBLAS_OP_N, depth, 0.0),
             Form::TransposedLeft => (CUBLAS_OP_N, columns, CUBLAS_OP_T, rows, 1.0),
         };
-        // SAFETY: the arrays hold rows × depth, depth × columns and rows × columns elements; alpha and beta are on
-        // the host, as a new handle expects.
+        let kind = |bf16| if bf16 { sys::cudaDataType::CUDA_R_16BF } else { sys::cudaDataType::CUDA_R_32F };
+        // SAFETY: the arrays hold rows × depth, depth × columns and rows × columns elements of their types; alpha and
+        // beta are floats on the host, as a new handle and float sums expect.
         unsafe {
-            result::sgemm(
-                *self.handle.handle(),
+            result::gemm_ex(
+                self.handle,
                 op_b,
                 op_a,
                 columns,
                 rows,
                 depth,
-                &1.0,
-                b as *const f32,
+                std::ptr::from_ref(&1.0f32).cast(),
+                b.0 as *const _,
+                kind(b.1),
                 ldb,
-                a as *const f32,
+                a.0 as *const _,
+                kind(a.1),
                 lda,
-                &beta,
-                out as *mut f32,
+                std::ptr::from_ref(&beta).cast(),
+                out.0 as *mut _,
+                kind(out.1),
                 columns,
+                sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+                sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )
         }
         .map_err(|e| Error::Internal(format!("cuBLAS: {e:?}")))
+    }
+}
+
+impl Drop for Blas {
+    fn drop(&mut self) {
+        // SAFETY: the handle was created here and is destroyed once. On a lost device that fails, and so be it.
+        let _ = unsafe { result::destroy_handle(self.handle) };
     }
 }

@@ -1,9 +1,9 @@
 //! Convolution as a product over patches, made for as many samples at a time as a fixed amount of memory holds.
 
 use super::super::Conv;
-use super::gemm::{Form, Product};
+use super::gemm::{Array, Form, Product};
 use super::memory::Buffer;
-use super::{Cuda, arguments};
+use super::{Cuda, Operand, arguments};
 
 /// Some of the samples, and where their rows start.
 struct Chunk {
@@ -45,28 +45,34 @@ fn chunks(g: &Conv, elements: usize) -> impl Iterator<Item = Chunk> + use<> {
 
 impl Cuda {
     pub(super) fn conv_forward(&self, g: &Conv, x: &Buffer, weight: &Buffer, bias: &Buffer, out: &mut Buffer) {
+        let narrow = self.narrowed(weight, 0, weight.len());
         for chunk in chunks(g, self.patch_elements) {
             let product = Product { form: Form::Plain, rows: chunk.rows, columns: g.outputs, depth: depth(g) };
             let patches = self.patches(g, &chunk, x);
-            let left = patches.as_ref().map_or((x, chunk.input), |p| (p, 0));
-            self.multiply(&product, left, (weight, 0), (out, chunk.output));
+            let left = self.array(patches.as_ref(), x, chunk.input);
+            let right = self.array(narrow.as_ref(), weight, 0);
+            self.multiply(&product, left, right, Array { buffer: out, start: chunk.output, bf16: false });
         }
         self.each("add_bias", out.len(), &arguments![g.outputs, bias, out]);
     }
 
     pub(super) fn conv_backward_input(&self, g: &Conv, weight: &Buffer, grad: &Buffer, out: &mut Buffer) {
+        let narrow_weight = self.narrowed(weight, 0, weight.len());
         for chunk in chunks(g, self.patch_elements) {
             let product =
                 Product { form: Form::TransposedRight, rows: chunk.rows, columns: depth(g), depth: g.outputs };
+            let narrow_grad = self.narrowed(grad, chunk.output, chunk.rows * g.outputs);
+            let left = self.array(narrow_grad.as_ref(), grad, chunk.output);
+            let right = self.array(narrow_weight.as_ref(), weight, 0);
             if is_linear(g) {
-                self.multiply(&product, (grad, chunk.output), (weight, 0), (out, chunk.input));
+                self.multiply(&product, left, right, Array { buffer: out, start: chunk.input, bf16: false });
                 continue;
             }
-            let mut patches = self.scratch(chunk.rows * depth(g));
-            self.multiply(&product, (grad, chunk.output), (weight, 0), (&mut patches, 0));
+            let patches = self.operand_scratch(chunk.rows * depth(g));
+            self.multiply(&product, left, right, Array { buffer: &patches, start: 0, bf16: self.bf16 });
+            let kernel = if self.bf16 { "patches_grad_bf16" } else { "patches_grad" };
             let n = chunk.batch * g.height * g.width * g.inputs;
-            let to = out.at(chunk.input);
-            self.each("patches_grad", n, &self.patch_arguments(g, patches.address(), to));
+            self.each(kernel, n, &patch_arguments(g, patches.address(), out.at(chunk.input)));
         }
     }
 
@@ -81,24 +87,50 @@ impl Cuda {
         for chunk in chunks(g, self.patch_elements) {
             let product = Product { form: Form::TransposedLeft, rows: depth(g), columns: g.outputs, depth: chunk.rows };
             let patches = self.patches(g, &chunk, x);
-            let left = patches.as_ref().map_or((x, chunk.input), |p| (p, 0));
-            self.multiply(&product, left, (grad, chunk.output), (weight, 0));
+            let narrow_grad = self.narrowed(grad, chunk.output, chunk.rows * g.outputs);
+            let left = self.array(patches.as_ref(), x, chunk.input);
+            let right = self.array(narrow_grad.as_ref(), grad, chunk.output);
+            self.multiply(&product, left, right, Array { buffer: weight, start: 0, bf16: false });
         }
         self.add_column_sums(grad, bias);
     }
 
-    /// The patches of a chunk; `None` where the input is its own.
+    /// The patches of a chunk, as an operand; `None` where the input is that itself.
     fn patches(&self, g: &Conv, chunk: &Chunk, x: &Buffer) -> Option<Buffer> {
+        let n = chunk.rows * depth(g);
         if is_linear(g) {
-            return None;
+            return self.narrowed(x, chunk.input, n);
         }
-        let patches = self.scratch(chunk.rows * depth(g));
-        self.each("patches", patches.len(), &self.patch_arguments(g, x.at(chunk.input), patches.address()));
+        let patches = self.operand_scratch(n);
+        let kernel = if self.bf16 { "patches_bf16" } else { "patches" };
+        self.each(kernel, n, &patch_arguments(g, x.at(chunk.input), patches.address()));
         Some(patches)
     }
 
-    fn patch_arguments(&self, g: &Conv, from: u64, to: u64) -> [super::Operand; 9] {
-        let (h, w) = g.out_size();
-        arguments![g.height, g.width, g.inputs, g.kernel, g.stride, h, w, from, to]
+    /// `n` elements of `x` in bf16, where products take that.
+    fn narrowed(&self, x: &Buffer, start: usize, n: usize) -> Option<Buffer> {
+        self.bf16.then(|| {
+            let narrow = self.operand_scratch(n);
+            self.each("to_bf16", n, &arguments![x.at(start), narrow]);
+            narrow
+        })
     }
+
+    /// Memory for `n` elements of an operand.
+    fn operand_scratch(&self, n: usize) -> Buffer {
+        self.scratch(if self.bf16 { n.div_ceil(2) } else { n })
+    }
+
+    /// The operand made for a product, else the array from `start` on.
+    fn array<'a>(&self, made: Option<&'a Buffer>, x: &'a Buffer, start: usize) -> Array<'a> {
+        match made {
+            Some(buffer) => Array { buffer, start: 0, bf16: self.bf16 },
+            None => Array { buffer: x, start, bf16: false },
+        }
+    }
+}
+
+fn patch_arguments(g: &Conv, from: u64, to: u64) -> [Operand; 9] {
+    let (h, w) = g.out_size();
+    arguments![g.height, g.width, g.inputs, g.kernel, g.stride, h, w, from, to]
 }

@@ -17,6 +17,26 @@ pub enum Form {
     TransposedLeft,
 }
 
+/// A matrix's elements: an array from some element on.
+#[derive(Debug, Clone, Copy)]
+pub struct Array<'a> {
+    /// The memory.
+    pub buffer: &'a Buffer,
+    /// First element.
+    pub start: usize,
+    /// Whether elements are bf16, two in the space of a float.
+    pub bf16: bool,
+}
+
+impl Array<'_> {
+    /// Address of the first of `len` elements, which must be there.
+    fn address(&self, len: usize) -> u64 {
+        let size = if self.bf16 { size_of::<u16>() } else { size_of::<f32>() };
+        assert!((self.start + len) * size <= self.buffer.bytes(), "{len} elements from {} on", self.start);
+        self.buffer.address() + (self.start * size) as u64
+    }
+}
+
 /// Sizes of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Product {
@@ -31,27 +51,22 @@ pub struct Product {
 }
 
 impl Cuda {
-    /// Multiplies the arrays that start at the given elements of `a`, `b` and `out`.
-    pub(super) fn multiply(&self, p: &Product, a: (&Buffer, usize), b: (&Buffer, usize), out: (&mut Buffer, usize)) {
+    /// Multiplies `a` and `b` into `out`. Operands in bf16 need cuBLAS.
+    pub(super) fn multiply(&self, p: &Product, a: Array, b: Array, out: Array) {
         if p.rows * p.columns == 0 {
             return;
         }
-        let fits = |(buffer, start): (&Buffer, usize), len: usize| start + len <= buffer.len();
-        assert!(fits(a, p.rows * p.depth) && fits(b, p.depth * p.columns), "operands of {p:?}");
-        assert!(fits((&*out.0, out.1), p.rows * p.columns), "result of {p:?}");
-        if let Some(blas) = self.device.blas().filter(|_| self.blas) {
-            let (a, b, out) = (a.0.at(a.1), b.0.at(b.1), out.0.at(out.1));
-            self.run(|_| blas.multiply(p, a, b, out));
-        } else {
-            self.multiply_here(p, a.0.at(a.1), b.0.at(b.1), out);
+        let at = (a.address(p.rows * p.depth), b.address(p.depth * p.columns), out.address(p.rows * p.columns));
+        match self.device.blas().filter(|_| self.blas) {
+            Some(blas) => self.run(|_| blas.multiply(p, (at.0, a.bf16), (at.1, b.bf16), (at.2, out.bf16))),
+            None => self.multiply_here(p, at.0, at.1, at.2),
         }
     }
 
-    fn multiply_here(&self, p: &Product, a: u64, b: u64, (out, start): (&mut Buffer, usize)) {
+    fn multiply_here(&self, p: &Product, a: u64, b: u64, out: u64) {
         let tiles = [p.rows.div_ceil(TILE), p.columns.div_ceil(TILE)];
         if p.form != Form::TransposedLeft {
             let kernel = if p.form == Form::Plain { "gemm_nn" } else { "gemm_nt" };
-            let out = out.at(start);
             let arguments = arguments![p.rows, p.columns, p.depth, p.depth, a, b, out];
             return self.launch(kernel, [tiles[0], tiles[1], 1], &arguments);
         }
@@ -62,6 +77,6 @@ impl Cuda {
         let partial = self.scratch(slices * p.rows * p.columns);
         let arguments = arguments![p.rows, p.columns, p.depth, slice, a, b, partial];
         self.launch("gemm_tn", [tiles[0], tiles[1], slices], &arguments);
-        self.add_partials(p.rows * p.columns, slices, p.rows * p.columns, 0, &partial, out.at(start));
+        self.add_partials(p.rows * p.columns, slices, p.rows * p.columns, 0, &partial, out);
     }
 }

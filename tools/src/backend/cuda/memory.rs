@@ -72,8 +72,9 @@ impl Pool {
         self.held.get()
     }
 
-    /// Gives everything that is kept back to the driver.
+    /// Gives everything that is kept back to the driver, once nothing uses it. A fault is left for a later call.
     fn trim(&self) {
+        let _ = self.device.synchronize();
         for (len, addresses) in self.free.borrow_mut().drain() {
             self.held.set(self.held.get() - len * size_of::<f32>() * addresses.len());
             addresses.into_iter().for_each(|address| self.device.free(address));

@@ -16,6 +16,7 @@ mod nvrtc;
 mod ops;
 mod optimizer;
 mod program;
+mod quantize;
 mod reduce;
 
 use std::cell::{Cell, RefCell};
@@ -42,6 +43,7 @@ pub struct Cuda {
     device: Rc<Device>,
     pool: Rc<Pool>,
     blas: bool,
+    bf16: bool,
     patch_elements: usize,
     tables: RefCell<Vec<optimizer::Table>>,
     fault: RefCell<Option<Error>>,
@@ -60,6 +62,7 @@ impl Cuda {
         Ok(Self {
             pool: Rc::new(Pool::new(device.clone())),
             blas: device.blas().is_some(),
+            bf16: false,
             patch_elements: PATCH_ELEMENTS,
             tables: RefCell::default(),
             device,
@@ -80,7 +83,19 @@ impl Cuda {
 
     /// The same device with products by the program's own kernels.
     pub fn without_blas(self) -> Self {
-        Self { blas: false, ..self }
+        Self { blas: false, bf16: false, ..self }
+    }
+
+    /// The same device with the operands of products in bf16 and their sums in float. Activations, weights, gradients
+    /// and statistics stay float. Needs cuBLAS.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] without it.
+    pub fn with_bf16(self) -> Result<Self> {
+        if !self.blas {
+            return Err(Error::Usage("bf16 needs cuBLAS (libcublas), which was not found".into()));
+        }
+        Ok(Self { bf16: true, ..self })
     }
 
     /// The same device with at most `bytes` of patches at a time in a convolution, but one sample.

@@ -247,6 +247,10 @@ impl Backend for Cuda {
         self.each("sinusoid", t.len() * half, &arguments![half, t, out]);
     }
 
+    fn nearest(&self, channels: usize, rows: &Buffer, entries: &[f32]) -> Vec<u32> {
+        self.nearest_entries(channels, rows, entries)
+    }
+
     fn squared_error(
         &self,
         predicted: &Buffer,

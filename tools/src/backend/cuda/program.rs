@@ -9,7 +9,7 @@ use rissole::{Error, Result};
 use super::nvrtc;
 
 /// The kernels, in the order they are compiled.
-const FILES: [(&str, &str); 10] = [
+const FILES: [(&str, &str); 11] = [
     ("common.cu", include_str!("kernels/common.cu")),
     ("pointwise.cu", include_str!("kernels/pointwise.cu")),
     ("layout.cu", include_str!("kernels/layout.cu")),
@@ -18,6 +18,7 @@ const FILES: [(&str, &str); 10] = [
     ("gemm.cu", include_str!("kernels/gemm.cu")),
     ("norm.cu", include_str!("kernels/norm.cu")),
     ("attention.cu", include_str!("kernels/attention.cu")),
+    ("quantize.cu", include_str!("kernels/quantize.cu")),
     ("loss.cu", include_str!("kernels/loss.cu")),
     ("optimizer.cu", include_str!("kernels/optimizer.cu")),
 ];

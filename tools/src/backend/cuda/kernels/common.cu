@@ -14,6 +14,17 @@ typedef float act;
 static __device__ __forceinline__ float load(const act* p) { return *p; }
 static __device__ __forceinline__ void store(act* p, float value) { *p = value; }
 
+// A float's upper half, by its bits: what products may take their operands in.
+typedef unsigned short bf16;
+
+static __device__ __forceinline__ float load(const bf16* p) { return __uint_as_float((unsigned)*p << 16); }
+static __device__ __forceinline__ void store(bf16* p, float value) {
+    unsigned bits = __float_as_uint(value);
+    bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    // To the nearest, of two equally near to the even one; a NaN stays one.
+    *p = (bf16)(nan ? bits >> 16 | 0x40u : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
 // Runs the body for every i < n, whatever the grid.
 #define FOR_EACH(i, n) \
     for (unsigned i = blockIdx.x * BLOCK + threadIdx.x; i < (n); i += gridDim.x * BLOCK)

@@ -1,31 +1,63 @@
 // Convolution as matrix products over patches. Zero padding is kernel / 2.
 
+// Channels are taken four at a time where they are a multiple of four: index arithmetic costs more than memory.
+#define BY_FOUR(channels, work)    \
+    if ((channels) % 4 == 0) {     \
+        constexpr int N = 4;       \
+        work;                      \
+    } else {                       \
+        constexpr int N = 1;       \
+        work;                      \
+    }
+
+template <typename T, int N>
+struct alignas(sizeof(T) * N) Pack {
+    T values[N];
+};
+
 // Patches of x [N,height,width,channels]: out[(n,y,x), (ky,kx,c)] for every output pixel; n counts elements.
-extern "C" __global__ void patches(unsigned n, unsigned height, unsigned width, unsigned channels, unsigned kernel,
-                                   unsigned stride, unsigned out_h, unsigned out_w, const act* x, act* out) {
+template <int N, typename To>
+static __device__ void gather_patches(unsigned n, unsigned height, unsigned width, unsigned channels, unsigned kernel,
+                                      unsigned stride, unsigned out_h, unsigned out_w, const act* x, To* out) {
     unsigned depth = kernel * kernel * channels, pad = kernel / 2;
-    FOR_EACH(i, n) {
-        unsigned k = i % depth, pixel = i / depth;
+    FOR_EACH(pack, n / N) {
+        unsigned k = pack * N % depth, pixel = pack * N / depth;
         unsigned c = k % channels, tap = k / channels;
         // Above or left of the picture they wrap to large numbers.
         unsigned row = pixel / out_w % out_h * stride + tap / kernel - pad;
         unsigned col = pixel % out_w * stride + tap % kernel - pad;
         unsigned sample = pixel / (out_w * out_h);
-        bool inside = row < height && col < width;
-        store(out + i, inside ? load(x + ((sample * height + row) * width + col) * channels + c) : 0.0f);
+        Pack<act, N> from = {};
+        if (row < height && col < width) {
+            from = *(const Pack<act, N>*)(x + ((sample * height + row) * width + col) * channels + c);
+        }
+        Pack<To, N> to;
+        for (int v = 0; v < N; v++) store(to.values + v, load(from.values + v));
+        *(Pack<To, N>*)(out + pack * N) = to;
     }
 }
 
-// The adjoint of patches: out[n,y,x,c] is the sum of all places where that pixel stands in grad, tap by tap;
-// n counts elements of out.
-extern "C" __global__ void patches_grad(unsigned n, unsigned height, unsigned width, unsigned channels,
+extern "C" __global__ void patches(unsigned n, unsigned height, unsigned width, unsigned channels, unsigned kernel,
+                                   unsigned stride, unsigned out_h, unsigned out_w, const act* x, float* out) {
+    BY_FOUR(channels, gather_patches<N>(n, height, width, channels, kernel, stride, out_h, out_w, x, out))
+}
+
+extern "C" __global__ void patches_bf16(unsigned n, unsigned height, unsigned width, unsigned channels,
                                         unsigned kernel, unsigned stride, unsigned out_h, unsigned out_w,
-                                        const act* grad, act* out) {
+                                        const act* x, bf16* out) {
+    BY_FOUR(channels, gather_patches<N>(n, height, width, channels, kernel, stride, out_h, out_w, x, out))
+}
+
+// The adjoint of gather_patches: out[n,y,x,c] is the sum of all places where that pixel stands in grad, tap by tap;
+// n counts elements of out.
+template <int N, typename From>
+static __device__ void sum_patches(unsigned n, unsigned height, unsigned width, unsigned channels, unsigned kernel,
+                                   unsigned stride, unsigned out_h, unsigned out_w, const From* grad, act* out) {
     unsigned depth = kernel * kernel * channels, pad = kernel / 2;
-    FOR_EACH(i, n) {
-        unsigned c = i % channels, pixel = i / channels;
+    FOR_EACH(pack, n / N) {
+        unsigned c = pack * N % channels, pixel = pack * N / channels;
         unsigned col = pixel % width, row = pixel / width % height, sample = pixel / (width * height);
-        float sum = 0.0f;
+        float sums[N] = {};
         for (unsigned ky = 0; ky < kernel; ky++) {
             unsigned down = row + pad - ky;
             if (row + pad < ky || down % stride != 0 || down / stride >= out_h) continue;
@@ -33,11 +65,32 @@ extern "C" __global__ void patches_grad(unsigned n, unsigned height, unsigned wi
                 unsigned right = col + pad - kx;
                 if (col + pad < kx || right % stride != 0 || right / stride >= out_w) continue;
                 unsigned patch = (sample * out_h + down / stride) * out_w + right / stride;
-                sum += load(grad + patch * depth + (ky * kernel + kx) * channels + c);
+                Pack<From, N> from =
+                    *(const Pack<From, N>*)(grad + patch * depth + (ky * kernel + kx) * channels + c);
+                for (int v = 0; v < N; v++) sums[v] += load(from.values + v);
             }
         }
-        store(out + i, sum);
+        Pack<act, N> to;
+        for (int v = 0; v < N; v++) store(to.values + v, sums[v]);
+        *(Pack<act, N>*)(out + pack * N) = to;
     }
+}
+
+extern "C" __global__ void patches_grad(unsigned n, unsigned height, unsigned width, unsigned channels,
+                                        unsigned kernel, unsigned stride, unsigned out_h, unsigned out_w,
+                                        const float* grad, act* out) {
+    BY_FOUR(channels, sum_patches<N>(n, height, width, channels, kernel, stride, out_h, out_w, grad, out))
+}
+
+extern "C" __global__ void patches_grad_bf16(unsigned n, unsigned height, unsigned width, unsigned channels,
+                                             unsigned kernel, unsigned stride, unsigned out_h, unsigned out_w,
+                                             const bf16* grad, act* out) {
+    BY_FOUR(channels, sum_patches<N>(n, height, width, channels, kernel, stride, out_h, out_w, grad, out))
+}
+
+// x as an operand of products.
+extern "C" __global__ void to_bf16(unsigned n, const act* x, bf16* out) {
+    FOR_EACH(i, n) store(out + i, load(x + i));
 }
 
 // out[row, :] += bias; n counts elements.
