@@ -2,13 +2,17 @@
 //! names the file and the fault.
 
 mod common;
+#[path = "common/container.rs"]
+mod container;
+#[path = "common/desk.rs"]
+mod desk;
 
 use std::fs;
 use std::path::Path;
 
-use common::container::{edit, edit_header, edit_section, put};
+use container::{edit, edit_header, edit_section, put};
 use common::counting::{Counting, growth};
-use common::desk::INDEPENDENT;
+use desk::INDEPENDENT;
 use common::{TempDir, onnx};
 use rissole::bundle::manifest::NeighbourSource;
 use rissole::container::SectionId;

@@ -1,13 +1,15 @@
 //! The command line as a user meets it: the built binary on tiny bundles.
 
 mod common;
+#[path = "common/desk.rs"]
+mod desk;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::desk::{Desk, INDEPENDENT, Ran, THUMBNAIL_AND_WINDOW};
+use desk::{Desk, INDEPENDENT, Ran, THUMBNAIL_AND_WINDOW};
 use rissole::bundle::manifest::NeighbourSource;
 use rissole::picture::{encode_png, read_png, read_png_text};
 use rissole::{Bundle, Manifest};

@@ -2,6 +2,8 @@
 //! old and new.
 
 mod common;
+#[path = "common/desk.rs"]
+mod desk;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +12,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::Random;
-use common::desk::{Desk, INDEPENDENT, THUMBNAIL_AND_WINDOW};
+use desk::{Desk, INDEPENDENT, THUMBNAIL_AND_WINDOW};
 use rissole::bundle::Edition;
 use rissole::index::{FrozenIndex, SearchScratch};
 use rissole::store::BlockDatabase;

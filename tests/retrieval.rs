@@ -1,11 +1,13 @@
 //! Block database and frozen index together: recall, reach, self-exclusion, damage, allocation.
 
 mod common;
+#[path = "common/container.rs"]
+mod container;
 
 use std::path::{Path, PathBuf};
 
 use common::Random;
-use common::container::mend_checksums;
+use container::mend_checksums;
 use common::counting::{Counting, allocations, growth};
 use rissole::index::{
     FrozenIndex, IndexSettings, Neighbour, SearchScratch, build_index, exact_scan, follow_index_while,

@@ -146,7 +146,7 @@ impl Draft {
 
     /// Writes the index of `db` to `path`, atomically, and opens it.
     pub fn write(&self, db: &BlockDatabase, path: &Path) -> Result<IndexSummary> {
-        let mut sections = vec![(format::HEAD, container::source(bytemuck::bytes_of(&self.head).to_vec()))];
+        let mut sections = vec![(format::HEAD, container::source(Vec::from(bytemuck::bytes_of(&self.head))))];
         sections.extend(self.graph.iter().flat_map(DraftGraph::sections));
         container::write(path, format::KIND, sections)?;
         Ok(FrozenIndex::open(path, db)?.summary())

@@ -116,7 +116,7 @@ impl DraftGraph {
 
     /// The sections of the file but its head.
     pub fn sections(&self) -> Vec<(SectionId, Source<'static>)> {
-        let bytes = |values: &[u32]| source(bytemuck::cast_slice::<u32, u8>(values).to_vec());
+        let bytes = |values: &[u32]| source(Vec::from(bytemuck::cast_slice::<u32, u8>(values)));
         let mut sections = vec![];
         let (offsets, members) = flatten(self.members.iter());
         sections.push((format::MEMBER_OFFSETS, bytes(&offsets)));

@@ -11,7 +11,7 @@ use rissole::picture::encode_png;
 use rissole::{Bundle, Manifest};
 use serde_json::Value;
 
-use super::{TempDir, bundle, manifest};
+use crate::common::{TempDir, bundle, manifest};
 
 pub const THUMBNAIL_AND_WINDOW: Coherence =
     Coherence { thumbnail: true, margin: 2, position_embedding: true, previous_block: false };

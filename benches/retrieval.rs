@@ -1,0 +1,178 @@
+//! Retrieval at scale: bytes, open time, heap, recall and time per query of a database of many pictures.
+//!
+//! ```sh
+//! cargo bench --bench retrieval -- [PICTURES] [QUERIES]      # 200000 and 500 where not given
+//! ```
+//! The latents are synthetic: 64-cell blocks of 1,024 codes (u16), a picture being a random mixture of two of 2,000
+//! prototypes with noise of its own, so that neighbours are neither equal nor arbitrary. Times are CPU time of this
+//! thread as the system counts it, so that a busy machine does not distort them. Nothing but `std` and the crate.
+
+use std::path::Path;
+use std::time::Instant;
+
+use rissole::budget::{self, CountingAllocator};
+use rissole::index::{FrozenIndex, IndexSettings, SearchScratch, build_index, exact_scan};
+use rissole::store::{BlockDatabase, DatabaseContents};
+use rissole::{BlockGrid, LatentShape, Result};
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
+
+const CHANNELS: usize = 8;
+const CODES: usize = 1024;
+const CELLS: usize = 64;
+const PROTOTYPES: usize = 2000;
+const K: usize = 20;
+
+fn main() -> Result<()> {
+    let numbers: Vec<usize> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
+    let pictures = numbers.first().copied().unwrap_or(200_000);
+    let queries = numbers.get(1).copied().unwrap_or(500);
+    let folder = std::env::temp_dir().join(format!("rissole-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a temporary folder");
+    let done = measure(&folder, pictures, queries);
+    std::fs::remove_dir_all(&folder).expect("the temporary folder");
+    done
+}
+
+fn measure(folder: &Path, pictures: usize, queries: usize) -> Result<()> {
+    let (database, path) = (folder.join("blocks.rsdb"), folder.join("blocks.rshn"));
+    synthetic(pictures).write(&database)?;
+    let db = BlockDatabase::open(&database)?;
+    let (summary, seconds) = timed(|| build_index(&db, 0, IndexSettings::default(), &path));
+    let summary = summary?;
+    let positions = db.positions() as u64 * pictures as u64;
+    println!("{pictures} pictures, {} positions of {CELLS} cells, {CODES} codes; {summary:?}", db.positions());
+    println!("build                {seconds:.1} CPU-s, {:.2} ms a picture", 1000.0 * seconds / pictures as f64);
+    println!("database             {:.1} bytes a position and picture", db.len_bytes() as f64 / positions as f64);
+    let index = FrozenIndex::open(&path, &db)?;
+    println!("index                {:.1} bytes a picture", index.len_bytes() as f64 / pictures as f64);
+    drop((db, index));
+
+    let heap = budget::live_bytes();
+    budget::reset_peak();
+    let started = Instant::now();
+    let db = BlockDatabase::open(&database)?;
+    let index = FrozenIndex::open(&path, &db)?;
+    println!("open                 {:.3} ms (wall)", 1000.0 * started.elapsed().as_secs_f64());
+    let queries = Queries::new(&db, queries);
+    let own = queries.heap();
+    let (mut scratch, mut exact) = (SearchScratch::default(), SearchScratch::default());
+    index.search(&db, queries.block(0), K, None, &mut scratch)?;
+    println!("heap, open and query {} KiB", (budget::peak_bytes() - heap - own) / 1024);
+    exact_scan(&db, 0, queries.block(0), K, None, &mut exact)?;
+
+    // The distance of the K-th true neighbour; fewer queries for the slow scan.
+    let scanned = queries.count.min(100);
+    let mut bounds = Vec::with_capacity(scanned);
+    let (done, by_scan) = timed(|| {
+        (0..scanned).try_for_each(|query| {
+            let near = exact_scan(&db, 0, queries.block(query), K, None, &mut exact)?;
+            bounds.push(near.last().map_or(0.0, |n| n.distance));
+            Ok(())
+        })
+    });
+    done?;
+    let (mut right, mut peak) = (0, 0);
+    let live = budget::live_bytes();
+    budget::reset_peak();
+    let (done, by_graph) = timed(|| {
+        let done = (0..queries.count).try_for_each(|query| {
+            let near = index.search(&db, queries.block(query), K, None, &mut scratch)?;
+            right += bounds.get(query).map_or(0, |bound| near.iter().filter(|n| n.distance <= *bound).count());
+            Ok(())
+        });
+        peak = budget::peak_bytes();
+        done
+    });
+    done?;
+    println!("heap, {} queries more {} bytes", queries.count, peak - live);
+    println!("recall@{K}            {:.4} on pictures from outside", right as f64 / (K * scanned) as f64);
+    println!("graph                {:.0} CPU-µs a query", 1e6 * by_graph / queries.count as f64);
+    println!("exact scan           {:.0} CPU-µs a query", 1e6 * by_scan / scanned as f64);
+    Ok(())
+}
+
+/// What is asked: pictures of the database with a little noise.
+struct Queries {
+    blocks: Vec<f32>,
+    block: usize,
+    count: usize,
+}
+
+impl Queries {
+    fn new(db: &BlockDatabase, count: usize) -> Self {
+        let block = db.block().len();
+        let mut random = Random(77);
+        let mut blocks = vec![0.0; block * count];
+        for out in blocks.chunks_exact_mut(block) {
+            db.read_block(random.below(db.images() as usize) as u32, 0, out).expect("a sound database");
+            out.iter_mut().for_each(|v| *v += 0.2 * (random.unit() - 0.5));
+        }
+        Self { blocks, block, count }
+    }
+
+    fn block(&self, query: usize) -> &[f32] {
+        &self.blocks[query * self.block..][..self.block]
+    }
+
+    fn heap(&self) -> u64 {
+        self.blocks.capacity() as u64 * 4
+    }
+}
+
+/// `pictures` pictures of one block.
+fn synthetic(pictures: usize) -> DatabaseContents {
+    let mut random = Random(1);
+    let latent = LatentShape { channels: CHANNELS, height: 8, width: 8 };
+    let grid = BlockGrid::new(latent, 1, 1, false, 0).expect("a sound grid");
+    let codebook = (0..CODES * CHANNELS).map(|_| random.unit() + random.unit() + random.unit() - 1.5).collect();
+    let prototypes: Vec<u16> = (0..PROTOTYPES * CELLS).map(|_| random.below(CODES) as u16).collect();
+    let mut codes = Vec::with_capacity(pictures * CELLS);
+    for _ in 0..pictures {
+        let parents = [random.below(PROTOTYPES), random.below(PROTOTYPES)];
+        let (share, noise) = (random.unit(), 0.05 + 0.25 * random.unit());
+        codes.extend((0..CELLS).map(|cell| match random.unit() {
+            r if r < noise => random.below(CODES) as u16,
+            _ => prototypes[parents[usize::from(random.unit() < share)] * CELLS + cell],
+        }));
+    }
+    DatabaseContents { grid, codebook, thumbnail_codebook: None, codes: vec![codes], names: vec![] }
+}
+
+/// What `work` gives, and the CPU seconds that this process spent on it (wall time where the system does not tell).
+fn timed<T>(work: impl FnOnce() -> T) -> (T, f64) {
+    let (before, started) = (cpu_seconds(), Instant::now());
+    let done = work();
+    let seconds = match (before, cpu_seconds()) {
+        (Some(before), Some(after)) => after - before,
+        _ => started.elapsed().as_secs_f64(),
+    };
+    (done, seconds)
+}
+
+/// CPU time of this process: the first number of `/proc/self/schedstat`, in nanoseconds.
+fn cpu_seconds() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/self/schedstat").ok()?;
+    Some(text.split_whitespace().next()?.parse::<u64>().ok()? as f64 / 1e9)
+}
+
+/// SplitMix64 (Steele et al. 2014).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 24) as f32
+    }
+}
