@@ -10,10 +10,10 @@ mod desk;
 use std::fs;
 use std::path::Path;
 
-use container::{edit, edit_header, edit_section, put};
 use common::counting::{Counting, growth};
-use desk::INDEPENDENT;
 use common::{TempDir, onnx};
+use container::{edit, edit_header, edit_section, put};
+use desk::INDEPENDENT;
 use rissole::bundle::manifest::NeighbourSource;
 use rissole::container::SectionId;
 use rissole::index::{FrozenIndex, IndexSettings, build_index};

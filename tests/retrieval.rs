@@ -7,8 +7,8 @@ mod container;
 use std::path::{Path, PathBuf};
 
 use common::Random;
-use container::mend_checksums;
 use common::counting::{Counting, allocations, growth};
+use container::mend_checksums;
 use rissole::index::{
     FrozenIndex, IndexSettings, Neighbour, SearchScratch, build_index, exact_scan, follow_index_while,
 };

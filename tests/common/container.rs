@@ -1,5 +1,6 @@
 //! Containers taken apart and put together again with right checksums, as an attacker would (layout: the
 //! documentation of `container`).
+#![allow(dead_code)]
 
 use std::fs;
 use std::path::Path;

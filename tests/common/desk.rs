@@ -1,4 +1,5 @@
 //! The built binary at work in a folder of its own.
+#![allow(dead_code)]
 
 use std::collections::BTreeSet;
 use std::fs;
