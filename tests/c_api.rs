@@ -199,7 +199,8 @@ fn numbers_out_of_bounds_are_refused_with_a_reason() {
     let opened = Opened::new(|_| ());
     let mut e = error();
     let mut generator = null_mut();
-    let cases: [(fn(&mut Options), &str); 7] = [
+    type Change = fn(&mut Options);
+    let cases: [(Change, &str); 7] = [
         (|o| o.struct_size = 0, "initialized"),
         (|o| o.struct_size = u32::MAX, "initialized"),
         (|o| o.sampler = 4, "rissole_sampler"),
