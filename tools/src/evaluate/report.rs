@@ -262,7 +262,7 @@ mod tests {
         report.rows[0].frechet = Some(12.345678);
         let quality = report.quality();
         let expected =
-            serde_json::json!({"pictures": 100, "frechet": 12.35, "seam_ratio": 1.063, "seam_ratio_to_real": 1.02});
+            serde_json::json!({"pictures": 100, "frechet": 12.35, "seam_ratio": 1.062, "seam_ratio_to_real": 1.02});
         assert_eq!(quality["a & b"], expected);
         assert!(!quality.contains_key("Features") && quality["Held-out pictures"].get("frechet").is_none());
         assert_eq!(rounded(-0.000123456), -0.0001235);

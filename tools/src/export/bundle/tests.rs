@@ -119,8 +119,7 @@ fn what_is_written_is_all_there_and_listed() {
     assert_eq!(folder.names(""), ["db", "index", "out"]);
     let database = manifest.files.iter().find(|f| f.name == "blocks.rsdb").unwrap();
     assert_eq!((database.bytes, &database.blake3), (6, &blake3::hash(b"blocks").to_hex().to_string()));
-    let json = fs::read(folder.0.join("out/manifest.json")).unwrap();
-    assert_eq!(serde_json::from_slice::<Manifest>(&json).unwrap(), manifest);
+    assert_eq!(Bundle::open(folder.0.join("out")).unwrap().manifest, manifest);
 }
 
 #[test]
