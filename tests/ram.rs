@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::path::Path;
+
 use common::{TempDir, bundle, manifest};
 use rissole::budget::{self, CountingAllocator};
 use rissole::bundle::manifest::{Coherence, NeighbourSource};
@@ -15,29 +17,41 @@ fn draw(bundle: &Bundle, options: &Options) -> Result<Picture> {
     Generator::open(bundle, options)?.generate(7, &Query::Random, &mut |_| Ok(()))
 }
 
-#[test]
-fn a_budget_is_kept_or_refused() {
-    let dir = TempDir::new();
-    let coherence = Coherence { thumbnail: true, margin: 1, position_embedding: true, previous_block: false };
-    let bundle = bundle(dir.path(), manifest(coherence, NeighbourSource::Database));
-    let free = draw(&bundle, &Options::default()).unwrap();
+/// With `options` and budgets around what they need.
+fn check(bundle: &Bundle, options: &Options) -> u64 {
+    let free = draw(bundle, options).unwrap();
     assert!(free.report.peak_heap.is_some());
-    let with = |ram_budget| Options { ram_budget: Some(ram_budget), ..Options::default() };
+    let with = |ram_budget| Options { ram_budget: Some(ram_budget), ..options.clone() };
 
-    let Err(Error::Budget { needs, budget: 1000 }) = draw(&bundle, &with(1000)) else { panic!("not refused") };
-    assert!(matches!(draw(&bundle, &with(needs / 2)), Err(Error::Budget { .. })));
+    let Err(Error::Budget { needs, budget: 1000 }) = draw(bundle, &with(1000)) else { panic!("not refused") };
+    assert!(matches!(draw(bundle, &with(needs / 2)), Err(Error::Budget { .. })));
 
     // What it says it needs is enough, and is not overrun.
     for spare in [needs / 50, needs] {
         let allowed = needs + spare;
         budget::reset_peak();
-        let tight = draw(&bundle, &with(allowed)).unwrap();
+        let tight = draw(bundle, &with(allowed)).unwrap();
         assert!(budget::peak_bytes() <= allowed, "peak {} of {allowed}", budget::peak_bytes());
         assert_eq!(tight.image, free.image);
     }
+    needs
+}
+
+#[test]
+fn a_budget_is_kept_or_refused() {
+    let shipped = Bundle::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/avatars64")).unwrap();
+    for threads in [1, 2] {
+        check(&shipped, &Options { threads, steps: Some(3), ..Options::default() });
+    }
+
+    let dir = TempDir::new();
+    let coherence = Coherence { thumbnail: true, margin: 1, position_embedding: true, previous_block: false };
+    let bundle = bundle(dir.path(), manifest(coherence, NeighbourSource::Database));
+    let needs = check(&bundle, &Options::default());
 
     // With one stage in RAM at a time, there is no decoder to preview with.
-    let mut generator = Generator::open(&bundle, &with(needs + needs / 50)).unwrap();
+    let tight = Options { ram_budget: Some(needs + needs / 50), ..Options::default() };
+    let mut generator = Generator::open(&bundle, &tight).unwrap();
     let mut previews = 0;
     let mut observe = |event: Event<'_>| {
         if let Event::Block { preview, .. } = event {

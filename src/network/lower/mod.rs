@@ -9,6 +9,8 @@ mod fuse;
 mod graph;
 mod place;
 mod recognise;
+#[cfg(test)]
+mod tests;
 
 use tract_onnx::pb::ModelProto;
 

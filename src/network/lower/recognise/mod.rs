@@ -3,9 +3,13 @@
 //! Several ONNX nodes make one operator of ours (a group normalisation is seven). Each value is therefore known by
 //! what it means so far ([`Form`]); a node that goes on from there gives a value that means more.
 
+mod attention;
+
 use std::collections::HashMap;
 
 use tract_onnx::pb::{ModelProto, NodeProto, TensorProto};
+
+use attention::Stage;
 
 use super::attributes::Attributes;
 use super::constants::{self, Kernels};
@@ -45,20 +49,6 @@ enum Form<'a> {
     Sines(Id, &'a TensorProto),
     /// A step on the way from queries, keys and values to attention.
     Attending(Id, Stage),
-}
-
-/// How far attention has come.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Stage {
-    /// Queries, keys or values.
-    Part(usize),
-    /// Queries times a scale, `[heads, channels, tokens]`; the same `[heads, tokens, channels]`.
-    Queries(f32),
-    QueriesTransposed(f32),
-    /// Scores of all keys for each query, their softmax, and that with keys before queries.
-    Scores(f32),
-    Weights(f32),
-    WeightsTransposed(f32),
 }
 
 /// A value: what it means, and its sides in ONNX.
@@ -153,9 +143,9 @@ impl<'a> Recogniser<'a> {
             ("Resize", [x, scales]) => self.resize(x, scales, &mut attributes),
             ("DepthToSpace", [x]) => self.depth_to_space(x, &mut attributes)?,
             ("Slice", [x, starts, ends, axes]) => self.crop(x, starts, ends, axes)?,
-            ("Transpose", [x]) => transpose(x, &mut attributes),
+            ("Transpose", [x]) => attention::transpose(x, &mut attributes),
             ("MatMul", [a, b]) => self.matmul(a, b)?,
-            ("Softmax", [x]) => softmax(x, &mut attributes),
+            ("Softmax", [x]) => attention::softmax(x, &mut attributes),
             ("Cos", [Value { form: Form::Angles(t, rates), dims }]) => value(Form::Cosines(*t, rates), dims),
             ("Sin", [Value { form: Form::Angles(t, rates), dims }]) => value(Form::Sines(*t, rates), dims),
             _ => None,
@@ -275,10 +265,7 @@ impl<'a> Recogniser<'a> {
             (&Form::Normal { x, groups, epsilon }, Form::Constant(scale)) if self.is_per_channel(x, a, b) => {
                 Form::Scaled { x, groups, epsilon, scale }
             }
-            (&Form::Attending(qkv, Stage::Part(0)), Form::Constant(_)) => match floats(b).as_deref() {
-                Some([scale]) if b.dims.len() <= 1 => Form::Attending(qkv, Stage::Queries(*scale)),
-                _ => return Ok(None),
-            },
+            (Form::Attending(..), Form::Constant(_)) => return Ok(attention::scale(a, b)),
             (Form::Active(t), Form::Constant(rates)) => match b.dims[..] {
                 [1, _] if a.dims == [1, 1] => return Ok(value(Form::Angles(*t, rates), &b.dims)),
                 _ => return Ok(None),
@@ -392,45 +379,6 @@ impl<'a> Recogniser<'a> {
         let id = self.graph.add(Kind::Crop { top, left }, vec![id], Shape { height, width, ..shape })?;
         Ok(value(Form::Active(id), &[1, shape.channels, height, width]))
     }
-
-    /// Queries, keys and values, `[1, C, tokens]` each.
-    fn split(&mut self, x: &Value<'a>, sizes: &Value, node: &NodeProto, mut attributes: Attributes) -> Answer<()> {
-        let (Some((qkv, shape)), [1, channels, tokens]) = (self.active(x), &x.dims[..]) else {
-            return Err("not of an activation".into());
-        };
-        let third = channels / 3;
-        let is_ours = *channels == shape.channels && channels.is_multiple_of(3) && sides(sizes) == Some(vec![third; 3]);
-        let ([_, _, _], true, Some(1)) = (&node.output[..], is_ours, attributes.int("axis")) else {
-            return Err("not into queries, keys and values".into());
-        };
-        for (i, name) in node.output.iter().enumerate() {
-            self.set(name, Form::Attending(qkv, Stage::Part(i)), vec![1, third, *tokens])?;
-        }
-        attributes.finish()
-    }
-
-    fn matmul(&mut self, a: &Value<'a>, b: &Value<'a>) -> Answer<Option<Value<'a>>> {
-        let (Form::Attending(qkv, left), Form::Attending(same, right)) = (&a.form, &b.form) else { return Ok(None) };
-        let ([heads, rows, inner], [others, depth, columns]) = (&a.dims[..], &b.dims[..]) else { return Ok(None) };
-        if qkv != same || heads != others || inner != depth {
-            return Ok(None);
-        }
-        let dims = [*heads, *rows, *columns];
-        let scale = match (left, right) {
-            (Stage::QueriesTransposed(scale), Stage::Part(1)) => {
-                return Ok(value(Form::Attending(*qkv, Stage::Scores(*scale)), &dims));
-            }
-            (Stage::Part(2), Stage::WeightsTransposed(scale)) => *scale,
-            _ => return Ok(None),
-        };
-        let shape = self.graph.shape(*qkv);
-        let shape = Shape { channels: shape.channels / 3, ..shape };
-        if heads.checked_mul(*rows) != Some(shape.channels) || *columns != shape.pixels() {
-            return Ok(None);
-        }
-        let id = self.graph.add(Kind::Attention { heads: *heads, scale }, vec![*qkv], shape)?;
-        Ok(value(Form::Active(id), &dims))
-    }
 }
 
 fn value<'a>(form: Form<'a>, dims: &[usize]) -> Option<Value<'a>> {
@@ -498,24 +446,6 @@ fn reshape<'a>(x: &Value<'a>, dims: &Value) -> Option<Value<'a>> {
     let may = matches!(x.form, Form::Active(_) | Form::Normal { .. } | Form::Attending(_, Stage::Part(_)));
     // A zero would stand for the side as it was.
     (may && !dims.contains(&0) && len(&dims) == len(&x.dims)).then(|| Value { form: x.form.clone(), dims })
-}
-
-/// Swaps the last two of three sides.
-fn transpose<'a>(x: &Value<'a>, attributes: &mut Attributes) -> Option<Value<'a>> {
-    let (Form::Attending(qkv, stage), [heads, rows, columns]) = (&x.form, &x.dims[..]) else { return None };
-    let stage = match stage {
-        Stage::Queries(scale) => Stage::QueriesTransposed(*scale),
-        Stage::Weights(scale) => Stage::WeightsTransposed(*scale),
-        _ => return None,
-    };
-    let swaps = attributes.ints("perm")? == [0, 2, 1];
-    swaps.then(|| Value { form: Form::Attending(*qkv, stage), dims: vec![*heads, *columns, *rows] })
-}
-
-fn softmax<'a>(x: &Value<'a>, attributes: &mut Attributes) -> Option<Value<'a>> {
-    let Form::Attending(qkv, Stage::Scores(scale)) = x.form else { return None };
-    let over_keys = is_last(attributes.int("axis"), 3);
-    over_keys.then(|| Value { form: Form::Attending(qkv, Stage::Weights(scale)), dims: x.dims.clone() })
 }
 
 /// Whether an axis is the last of `rank`.
