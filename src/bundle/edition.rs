@@ -20,7 +20,7 @@ pub struct Edition {
     database: String,
     index: String,
     /// Held, by a lock on the bundle's folder, against another edition at the same time.
-    _lock: File,
+    lock: File,
 }
 
 impl Edition {
@@ -46,7 +46,7 @@ impl Edition {
         let next = next.and_then(|number| number.checked_add(1)).filter(|_| database != index).ok_or_else(|| {
             Error::file(dir.join(Bundle::MANIFEST), "database and index have names that cannot be followed")
         })?;
-        Ok(Self { bundle, database: database.name(next), index: index.name(next), _lock: lock })
+        Ok(Self { bundle, database: database.name(next), index: index.name(next), lock })
     }
 
     /// The bundle as it is.
@@ -90,6 +90,10 @@ impl Drop for Edition {
         // Whichever pair the manifest now names stays; what cannot be removed is left to the next edition.
         if let Err(e) = remove_leftovers(&self.bundle.dir) {
             log::debug!("{e}");
+        }
+        // Closing alone would leave the lock with a child that this program is starting just now.
+        if let Err(e) = self.lock.unlock() {
+            log::warn!("{}: cannot be unlocked: {e}", self.bundle.dir.display());
         }
     }
 }
