@@ -140,14 +140,36 @@ pub(super) fn put_text(text: &str, to: &mut [c_char]) {
     to[end] = 0;
 }
 
+/// Refuses a pointer that cannot point to a `T`.
+pub(super) fn check_pointer<T>(p: *const T, name: &str) -> Outcome<()> {
+    if p.is_null() || !p.is_aligned() {
+        return Err(Fault::argument(format!("{name} is {}", if p.is_null() { "NULL" } else { "misaligned" })));
+    }
+    Ok(())
+}
+
+/// Drops what a handle holds; NULL is ignored.
+///
+/// # Safety
+/// `handle` is NULL or came from [`Box::into_raw`] and was not closed.
+pub(super) unsafe fn close<T>(handle: *mut T) {
+    if !handle.is_null() {
+        let drop_it = || {
+            // SAFETY: it came from `Box::into_raw`, once, by contract.
+            drop(unsafe { Box::from_raw(handle) });
+            Ok(())
+        };
+        // SAFETY: NULL is allowed.
+        unsafe { guard(std::ptr::null_mut(), drop_it) };
+    }
+}
+
 /// What `p` points to.
 ///
 /// # Safety
 /// `p` is NULL, misaligned, or points to a `T` that lives for `'a` and is not written meanwhile.
 pub(super) unsafe fn given<'a, T>(p: *const T, name: &str) -> Outcome<&'a T> {
-    if p.is_null() || !p.is_aligned() {
-        return Err(Fault::argument(format!("{name} is {}", if p.is_null() { "NULL" } else { "misaligned" })));
-    }
+    check_pointer(p, name)?;
     // SAFETY: not NULL, aligned; the rest is the caller's contract.
     Ok(unsafe { &*p })
 }
@@ -157,9 +179,7 @@ pub(super) unsafe fn given<'a, T>(p: *const T, name: &str) -> Outcome<&'a T> {
 /// # Safety
 /// `p` is NULL, misaligned, or points to memory of a `T` that nobody else uses during `'a`.
 pub(super) unsafe fn place<'a, T>(p: *mut T, initial: T, name: &str) -> Outcome<&'a mut T> {
-    if p.is_null() || !p.is_aligned() {
-        return Err(Fault::argument(format!("{name} is {}", if p.is_null() { "NULL" } else { "misaligned" })));
-    }
+    check_pointer(p, name)?;
     // SAFETY: not NULL, aligned; the memory is a `T`'s by contract, and is initialized before it is lent.
     unsafe {
         p.write(initial);

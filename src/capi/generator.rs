@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
-use super::fault::{ErrorInfo, Fault, Outcome, Status, given, guard, place};
+use super::fault::{ErrorInfo, Fault, Outcome, Status, close, given, guard, place};
 use super::grown::{self, Grown};
 use super::image::{Image, Target, picture};
 use super::model::{Model, Sampler};
@@ -256,15 +256,8 @@ pub unsafe extern "C" fn rissole_generator_open(
 /// `generator` is NULL or came from rissole_generator_open and was not closed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rissole_generator_close(generator: *mut Generator) {
-    if !generator.is_null() {
-        let drop_it = || {
-            // SAFETY: it came from `Box::into_raw`, once, by contract.
-            drop(unsafe { Box::from_raw(generator) });
-            Ok(())
-        };
-        // SAFETY: NULL is allowed.
-        unsafe { guard(std::ptr::null_mut(), drop_it) };
-    }
+    // SAFETY: as the caller vouches.
+    unsafe { close(generator) };
 }
 
 /// Has progress told to `callback`, with `user`; NULL: to nobody. One thread at a time.

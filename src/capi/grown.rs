@@ -1,6 +1,6 @@
 //! Structs that grow from version to version. The first field of each is its size in the caller's version.
 
-use super::fault::{Fault, Outcome};
+use super::fault::{Fault, Outcome, check_pointer};
 
 /// Largest struct that any version will have.
 const MAX_BYTES: usize = 4096;
@@ -55,9 +55,7 @@ pub(super) unsafe fn write<T: Grown>(p: *mut T, value: T, name: &str) -> Outcome
 /// # Safety
 /// `p` is NULL, misaligned, or points to at least a `u32`.
 unsafe fn size_of_struct<T: Grown>(p: *const T, name: &str) -> Outcome<usize> {
-    if p.is_null() || !p.is_aligned() {
-        return Err(Fault::argument(format!("{name} is {}", if p.is_null() { "NULL" } else { "misaligned" })));
-    }
+    check_pointer(p, name)?;
     // SAFETY: not NULL, aligned for a struct that begins with a `u32`.
     let size = unsafe { p.cast::<u32>().read() } as usize;
     if !(T::FIRST..=MAX_BYTES).contains(&size) {

@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, c_char};
 
-use super::fault::{ErrorInfo, Fault, Status, given, guard, place, text};
+use super::fault::{ErrorInfo, Fault, Status, close, given, guard, place, text};
 use super::grown::{self, Grown};
 use crate::bundle::Bundle;
 use crate::bundle::manifest::SamplerKind;
@@ -122,15 +122,8 @@ pub unsafe extern "C" fn rissole_model_open(
 /// `model` is NULL or came from rissole_model_open and was not closed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rissole_model_close(model: *mut Model) {
-    if !model.is_null() {
-        let drop_it = || {
-            // SAFETY: it came from `Box::into_raw`, once, by contract.
-            drop(unsafe { Box::from_raw(model) });
-            Ok(())
-        };
-        // SAFETY: NULL is allowed.
-        unsafe { guard(std::ptr::null_mut(), drop_it) };
-    }
+    // SAFETY: as the caller vouches.
+    unsafe { close(model) };
 }
 
 /// Fills in what the model draws. Any thread.
