@@ -108,7 +108,6 @@ impl Container {
         let path = path.as_ref();
         let mapping = Mapping::open(path)?;
         let entries = check_structure(mapping.bytes(), kind).map_err(|fault| Error::file(path, fault))?;
-        mapping.advise_random();
         Ok(Self { path: path.to_owned(), mapping, entries })
     }
 
@@ -129,6 +128,11 @@ impl Container {
             }
         }
         Ok(())
+    }
+
+    /// Tells the system that reads jump about.
+    pub(crate) fn advise_random(&self) {
+        self.mapping.advise_random();
     }
 
     /// The file.

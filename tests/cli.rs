@@ -13,7 +13,7 @@ use desk::{Desk, INDEPENDENT, Ran, THUMBNAIL_AND_WINDOW};
 use rissole::bundle::manifest::NeighbourSource;
 use rissole::picture::{encode_png, read_png, read_png_text};
 use rissole::{Bundle, Manifest};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn parameters(png: &Path) -> Value {
     serde_json::from_str(read_png_text(png).unwrap().get("rissole").unwrap()).unwrap()
@@ -227,6 +227,31 @@ fn over_budget_is_exit_code_4_with_what_it_needs() {
     desk.refused(4, "budget is 10000 bytes", "sample --model model --ram-budget 10kB --out faces");
     desk.refused(4, "needs ", "sample --model model --ram-budget 1KiB --out faces");
     assert_eq!(desk.names_in("faces").len(), 0);
+}
+
+#[test]
+fn the_plan_that_is_shown_is_the_one_that_is_kept() {
+    let desk = Desk::new(THUMBNAIL_AND_WINDOW);
+    let shown = |budget: &str| -> Value {
+        serde_json::from_str(&desk.ok(&format!("inspect model --plan --threads 3 {budget} --json")).stdout).unwrap()
+    };
+    let all = shown("");
+    let needs: Vec<u64> = all["needs"].as_array().unwrap().iter().map(|needs| needs.as_u64().unwrap()).collect();
+    assert_eq!((needs.len(), &all["taken"]), (6, &json!(0)));
+    let least = *needs.iter().min().unwrap();
+    // A process is not laid out like the next: some spare.
+    let roomy = least + (16 << 10);
+    assert_eq!(shown(&format!("--ram-budget {roomy}"))["plans"][5]["threads"], 1);
+    let made = desk.ok(&format!("sample --model model --seed 7 --threads 3 --ram-budget {roomy} --out a.png --json"));
+    let made: Value = serde_json::from_str(&made.stdout).unwrap();
+    assert_eq!(made["pictures"][0]["report"]["threads"], 1);
+    assert!(made["pictures"][0]["report"]["peak_heap"].as_u64().unwrap() <= roomy);
+    desk.ok("sample --model model --seed 7 --threads 3 --out b.png");
+    assert_eq!(fs::read(desk.path("a.png")).unwrap(), fs::read(desk.path("b.png")).unwrap());
+
+    let table = desk.run(&format!("inspect model --plan --threads 3 --ram-budget {}", least / 2));
+    assert_eq!((table.code, table.stdout.matches("over the budget").count()), (4, 6), "{table:?}");
+    desk.refused(2, "--plan", "inspect model --threads 3");
 }
 
 #[test]

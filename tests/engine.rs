@@ -27,16 +27,11 @@ fn difference(ours: &Network, tract: &Network, inputs: &[Vec<f32>]) -> f64 {
     most / variance.sqrt()
 }
 
-fn networks(bundle: &Bundle) -> impl Iterator<Item = &NetworkEntry> {
-    let networks = &bundle.manifest.networks;
-    [&networks.conditioner, &networks.denoiser, &networks.decoder].into_iter().chain(&networks.encoder)
-}
-
 #[test]
 fn the_shipped_networks_give_what_tract_gives() {
     let bundle = shipped();
     let mut random = Random(77);
-    for entry in networks(&bundle) {
+    for entry in bundle.manifest.networks.all() {
         let path = bundle.path_of(&entry.file);
         let (ours, tract) = (Network::load(&path, entry).unwrap(), Network::load_with_tract(&path, entry).unwrap());
         assert_eq!((ours.engine(), tract.engine()), (Engine::Own, Engine::Tract), "{}", entry.file);

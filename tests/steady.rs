@@ -12,9 +12,7 @@ static ALLOCATOR: CountingAllocator = CountingAllocator;
 #[test]
 fn nothing_is_allocated_while_a_network_runs() {
     let bundle = Bundle::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/avatars64")).unwrap();
-    let networks = &bundle.manifest.networks;
-    let all = [&networks.conditioner, &networks.denoiser, &networks.decoder];
-    for entry in all.into_iter().chain(&networks.encoder) {
+    for entry in bundle.manifest.networks.all() {
         let before = budget::live_bytes();
         let network = Network::load(bundle.path_of(&entry.file), entry).unwrap();
         assert_eq!(network.engine(), Engine::Own);

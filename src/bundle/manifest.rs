@@ -221,6 +221,13 @@ pub struct FileEntry {
     pub blake3: String,
 }
 
+impl Networks {
+    /// All there are: conditioner, denoiser, decoder, encoder.
+    pub fn all(&self) -> impl Iterator<Item = &NetworkEntry> {
+        [&self.conditioner, &self.denoiser, &self.decoder].into_iter().chain(&self.encoder)
+    }
+}
+
 impl Manifest {
     /// Largest manifest that is read, in bytes.
     pub const MAX_BYTES: u64 = 1 << 20;
@@ -344,8 +351,7 @@ impl Manifest {
                 return fault(format!("{name:?} is not a plain file name"));
             }
         }
-        let used = [&n.conditioner, &n.denoiser, &n.decoder].into_iter().chain(&n.encoder).map(|e| &e.file);
-        for name in used.chain([&self.database, &self.index]) {
+        for name in n.all().map(|e| &e.file).chain([&self.database, &self.index]) {
             if names.binary_search(&name.as_str()).is_err() {
                 return fault(format!("{name:?} is used but not listed in files"));
             }

@@ -9,8 +9,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 pub use edition::Edition;
-use manifest::FileEntry;
 pub use manifest::Manifest;
+use manifest::{FileEntry, NetworkEntry};
 
 use crate::error::{Error, Result};
 
@@ -53,6 +53,14 @@ impl Bundle {
         let dir = dir.as_ref().to_owned();
         let manifest = read_manifest(&dir.join(Self::MANIFEST))?;
         Ok(Self { dir, manifest })
+    }
+
+    /// Where the packed form of `network` lies, and the BLAKE3 of the ONNX file that it must be made from; `None`
+    /// where the bundle has none. It is named as the ONNX file is, but for the ending.
+    pub fn packed(&self, network: &NetworkEntry) -> Option<(PathBuf, &str)> {
+        let listed = |name: &str| self.manifest.files.iter().find(|entry| entry.name == name);
+        let packed = listed(&packed_name(&network.file))?;
+        Some((self.path_of(&packed.name), &listed(&network.file)?.blake3))
     }
 
     /// Path of the file `name` of this bundle.
@@ -114,6 +122,11 @@ impl Bundle {
         }
         Ok(())
     }
+}
+
+/// File name of the packed form of the network in the file `onnx`.
+pub fn packed_name(onnx: &str) -> String {
+    format!("{}.packed", onnx.strip_suffix(".onnx").unwrap_or(onnx))
 }
 
 fn read_manifest(path: &Path) -> Result<Manifest> {

@@ -213,12 +213,8 @@ pub unsafe extern "C" fn rissole_plan(
     unsafe {
         guard(error, || {
             let needs = place(needs, 0, "needs")?;
-            let options = api::Options { ram_budget: Some(0), ..read_options(options)? };
-            match api::Generator::open(&given(model, "model")?.bundle, &options) {
-                Err(Error::Budget { needs: bytes, .. }) => *needs = bytes,
-                Err(error) => return Err(error.into()),
-                Ok(_) => return Err(Fault::internal("this program does not count what it allocates")),
-            }
+            let plans = api::Generator::plans(&given(model, "model")?.bundle, &read_options(options)?)?;
+            *needs = plans.iter().map(api::Plan::needs).min().unwrap_or(0);
             Ok(())
         })
     }

@@ -10,6 +10,7 @@ mod codec;
 mod condition;
 mod drawing;
 mod networks;
+mod plan;
 mod settings;
 
 use std::time::Instant;
@@ -17,6 +18,7 @@ use std::time::Instant;
 use image::RgbImage;
 
 pub use api::{Event, Options, Picture, Preview, Query, Report, StageTimes};
+pub use plan::{Plan, PlannedStage, Residency};
 
 use crate::budget;
 use crate::bundle::Bundle;
@@ -30,7 +32,7 @@ use canvas::Canvas;
 use codec::Decoder;
 use condition::{Guide, Neighbours};
 use drawing::{Drawing, each};
-use networks::{Networks, Stage};
+use networks::{Load, Networks, Stage};
 use settings::{Settings, check_database, check_index};
 
 /// Draws pictures from one bundle.
@@ -48,15 +50,19 @@ pub struct Generator {
     opening: f64,
 }
 
-impl Generator {
-    /// Opens database, index and networks of `bundle`, and runs each network once: what comes back can draw.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] for options out of bounds (neighbours beyond the bundle's k, steps not within 1…T, no
-    /// thread); [`Error::File`] for a damaged or foreign file, or a database of too few pictures;
-    /// [`Error::Budget`] where not even one stage at a time fits the budget.
-    pub fn open(bundle: &Bundle, options: &Options) -> Result<Self> {
-        let started = Instant::now();
+/// All of a generator but its networks.
+struct Opened {
+    manifest: Manifest,
+    grid: BlockGrid,
+    settings: Settings,
+    sampler: Sampler,
+    database: BlockDatabase,
+    index: FrozenIndex,
+    scratch: SearchScratch,
+}
+
+impl Opened {
+    fn open(bundle: &Bundle, options: &Options) -> Result<Self> {
         let manifest = bundle.manifest.clone();
         let grid = manifest.block_grid()?;
         let settings = Settings::new(options, &manifest)?;
@@ -69,14 +75,59 @@ impl Generator {
         let index = FrozenIndex::open(bundle.path_of(&manifest.index), &database)?;
         let mut scratch = SearchScratch::default();
         check_index(&index, &database, &manifest, settings, &mut scratch)?;
+        Ok(Self { manifest, grid, settings, sampler, database, index, scratch })
+    }
 
-        let mut networks = Networks::open(bundle, options.ram_budget, settings.load(&manifest, &grid))?;
+    /// What `threads` have at work at once.
+    fn load(&self, threads: usize) -> Load {
+        Settings { threads, ..self.settings }.load(&self.manifest, &self.grid)
+    }
+
+    fn plans(&self, bundle: &Bundle) -> Result<Vec<Plan>> {
+        // More threads than blocks change nothing but the number.
+        let threads = self.settings.threads.min(self.grid.blocks());
+        Ok(networks::try_out(bundle)?.plans(threads, |threads| self.load(threads)))
+    }
+}
+
+impl Generator {
+    /// Opens database, index and networks of `bundle`, and runs each network once: what comes back can draw.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for options out of bounds (neighbours beyond the bundle's k, steps not within 1…T, no
+    /// thread); [`Error::File`] for a damaged or foreign file, or a database of too few pictures;
+    /// [`Error::Budget`] where not even one thread and one stage at a time fit the budget.
+    pub fn open(bundle: &Bundle, options: &Options) -> Result<Self> {
+        let started = Instant::now();
+        let mut opened = Opened::open(bundle, options)?;
         if options.ram_budget.is_some() && !budget::is_counting() {
             log::warn!("the RAM budget is not kept: this program does not count what it allocates");
         }
+        let budget = options.ram_budget.filter(|_| budget::is_counting());
+        let mut networks = match budget {
+            Some(budget) => {
+                let plan = fitting(&opened.plans(bundle)?, budget)?;
+                opened.settings.threads = plan.threads;
+                Networks::planned(bundle, budget, opened.load(plan.threads), &plan)
+            }
+            None => Networks::open(bundle, opened.load(opened.settings.threads))?,
+        };
         networks.take_seconds();
+        let Opened { manifest, grid, settings, sampler, database, index, scratch } = opened;
         let opening = started.elapsed().as_secs_f64();
         Ok(Self { manifest, grid, settings, sampler, database, index, scratch, networks, opening })
+    }
+
+    /// The ways in which `bundle` can be drawn from with `options`, best first; the first that fits a budget is the
+    /// one that [`Self::open`] takes. Loads the networks one by one to find out.
+    ///
+    /// # Errors
+    /// As [`Self::open`] without a budget; [`Error::Usage`] where this program does not count what it allocates.
+    pub fn plans(bundle: &Bundle, options: &Options) -> Result<Vec<Plan>> {
+        if !budget::is_counting() {
+            return Err(Error::Usage("this program does not count what it allocates".into()));
+        }
+        Opened::open(bundle, options)?.plans(bundle)
     }
 
     /// Draws the picture that belongs to `seed` and `query`, and tells `observe` of the progress. The same
@@ -279,6 +330,13 @@ impl Generator {
             peak_rss: budget::peak_rss(),
         }
     }
+}
+
+/// The first plan that fits `budget`.
+fn fitting(plans: &[Plan], budget: u64) -> Result<Plan> {
+    let least = plans.iter().map(Plan::needs).min().unwrap_or(0);
+    let fits = plans.iter().find(|plan| plan.needs() <= budget);
+    fits.cloned().ok_or(Error::Budget { needs: least, budget })
 }
 
 /// The positions in the order they are drawn, in groups that advance together.

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::plan::{Plan, Residency, Trial};
 use crate::budget;
 use crate::bundle::Bundle;
 use crate::bundle::manifest::NetworkEntry;
@@ -50,51 +51,70 @@ pub(super) struct Networks {
     seconds: f64,
 }
 
-/// RAM of one network in bytes.
+/// RAM that one network took when it was tried, in bytes.
 #[derive(Debug, Clone, Copy)]
-struct Cost {
-    /// While it is held.
-    held: u64,
-    /// More, at the peak of loading or running it.
-    extra: u64,
+pub(super) struct Measured {
+    /// Of the network itself.
+    pub loaded: u64,
+    /// Peak of loading it.
+    pub load: u64,
+    /// What a run leaves behind, the memory it worked in: every worker will have left behind as much.
+    pub workspace: u64,
+    /// More, while a run lasts.
+    pub run: u64,
+}
+
+impl Measured {
+    /// While it is held and `workers` run it.
+    pub fn held(&self, workers: usize) -> u64 {
+        self.loaded.saturating_add(self.workspace.saturating_mul(workers as u64))
+    }
+
+    /// More, at the peak of loading it or of `workers` running it with `more` bytes in use beside it.
+    pub fn peak(&self, workers: usize, more: u64) -> u64 {
+        let run = self.run.saturating_mul(workers as u64).saturating_add(more);
+        run.max(self.load.saturating_sub(self.held(workers)))
+    }
 }
 
 impl Networks {
-    /// Loads conditioner, denoiser and decoder, runs each once, and decides what can stay in RAM together:
-    /// without a budget (or without the counting allocator) everything.
+    /// The networks of `bundle`, all in RAM, each run once.
     ///
     /// # Errors
-    /// As [`Network::load`] and [`Network::run`]; [`Error::Budget`] where a stage alone does not fit.
-    pub fn open(bundle: &Bundle, budget: Option<u64>, load: Load) -> Result<Self> {
-        let budget = budget.filter(|_| budget::is_counting());
-        let mut networks = Self {
+    /// As [`Network::open`] and [`Network::run`].
+    pub fn open(bundle: &Bundle, load: Load) -> Result<Self> {
+        let mut networks = Self::new(bundle, None, load, true);
+        networks.hold(Stage::Sample)?;
+        networks.hold(Stage::Decode)?;
+        let held = [&networks.conditioner, &networks.denoiser, &networks.decoder];
+        held.into_iter().flatten().try_for_each(Network::warm_up)?;
+        Ok(networks)
+    }
+
+    /// The networks of `bundle`, loaded as `plan` says when they are needed, within `budget` bytes.
+    pub fn planned(bundle: &Bundle, budget: u64, load: Load, plan: &Plan) -> Self {
+        Self::new(bundle, Some(budget), load, plan.residency == Residency::Together)
+    }
+
+    fn new(bundle: &Bundle, budget: Option<u64>, load: Load, together: bool) -> Self {
+        Self {
             bundle: bundle.clone(),
             budget,
             load,
-            together: true,
+            together,
             encoder_fits: false,
             conditioner: None,
             denoiser: None,
             decoder: None,
             encoder: None,
             seconds: 0.0,
-        };
-        match budget {
-            Some(budget) => networks.plan(budget)?,
-            None => {
-                networks.hold(Stage::Sample)?;
-                networks.hold(Stage::Decode)?;
-                let held = [&networks.conditioner, &networks.denoiser, &networks.decoder];
-                held.into_iter().flatten().try_for_each(Network::warm_up)?;
-            }
         }
-        Ok(networks)
     }
 
     /// Has the networks of `stage` in RAM, giving up those that do not fit beside them.
     ///
     /// # Errors
-    /// As [`Network::load`]; [`Error::Usage`] for the encoder of a bundle without one; [`Error::Budget`] where
+    /// As [`Network::open`]; [`Error::Usage`] for the encoder of a bundle without one; [`Error::Budget`] where
     /// the encoder does not fit.
     pub fn hold(&mut self, stage: Stage) -> Result<()> {
         let started = Instant::now();
@@ -136,52 +156,17 @@ impl Networks {
         std::mem::take(&mut self.seconds)
     }
 
-    /// Decides whether the stages fit `budget` together, or at least one by one.
-    fn plan(&mut self, budget: u64) -> Result<()> {
-        let started = Instant::now();
-        let base = budget::live_bytes();
-        let Load { workers, walk, picture } = self.load;
-        let stacks = workers.saturating_sub(1) * WORKER_STACK;
-        let entries = self.bundle.manifest.networks.clone();
-        let sampling = [
-            self.measure(&entries.conditioner, workers, walk + stacks as u64)?,
-            self.measure(&entries.denoiser, workers, walk + stacks as u64)?,
-        ];
-        let decoding = [self.measure(&entries.decoder, 1, picture)?];
-        budget::check(base + needs(&sampling).max(needs(&decoding)), Some(budget))?;
-        let [conditioner, denoiser] = sampling;
-        self.together = base + needs(&[conditioner, denoiser, decoding[0]]) <= budget;
-        self.seconds += started.elapsed().as_secs_f64();
-        Ok(())
-    }
-
     /// The encoder is held alone where there is a budget, and looked at when it is first needed.
     fn check_encoder(&mut self) -> Result<()> {
         let entry = encoder_entry(&self.bundle)?.clone();
         if self.budget.is_some() && !self.encoder_fits {
             let base = budget::live_bytes();
-            let cost = self.measure(&entry, 1, self.load.picture)?;
-            budget::check(base + needs(&[cost]), self.budget)?;
+            let cost = measure(&self.bundle, &entry)?;
+            let needs = base.saturating_add(cost.held(1)).saturating_add(cost.peak(1, self.load.picture));
+            budget::check(needs, self.budget)?;
             self.encoder_fits = true;
         }
         Ok(())
-    }
-
-    /// Loads a network, runs it once and lets it go. `workers` run it at once later; `more` bytes are then in
-    /// use beside it.
-    fn measure(&self, entry: &NetworkEntry, workers: usize, more: u64) -> Result<Cost> {
-        let base = budget::live_bytes();
-        let (network, load_peak) = budget::peak_of(|| Network::load(self.bundle.path_of(&entry.file), entry));
-        let network = network?;
-        let loaded = budget::live_bytes();
-        let (ran, run_peak) = budget::peak_of(|| network.warm_up());
-        ran?;
-        let after = budget::live_bytes().max(loaded);
-        // What a run leaves behind, the memory it worked in, every worker will have left behind.
-        let left = (after - loaded).saturating_mul(workers as u64);
-        let held = loaded.saturating_sub(base).saturating_add(left);
-        let run = run_peak.saturating_sub(after).saturating_mul(workers as u64).saturating_add(more);
-        Ok(Cost { held, extra: run.max(load_peak.saturating_sub(base).saturating_sub(held)) })
     }
 
     fn give_up_beside(&mut self, stage: Stage) {
@@ -201,15 +186,37 @@ impl Networks {
     }
 }
 
-/// Bytes for networks held together, of which one is loaded or run at a time.
-fn needs(costs: &[Cost]) -> u64 {
-    let held = costs.iter().fold(0u64, |sum, cost| sum.saturating_add(cost.held));
-    held.saturating_add(costs.iter().map(|cost| cost.extra).max().unwrap_or(0))
+/// What conditioner, denoiser and decoder of `bundle` take: each is loaded, run once and let go.
+///
+/// # Errors
+/// As [`Network::open`] and [`Network::run`].
+pub(super) fn try_out(bundle: &Bundle) -> Result<Trial> {
+    let base = budget::live_bytes();
+    let entries = &bundle.manifest.networks;
+    let sampling = [measure(bundle, &entries.conditioner)?, measure(bundle, &entries.denoiser)?];
+    Ok(Trial { base, sampling, decoding: measure(bundle, &entries.decoder)? })
+}
+
+/// Loads a network, runs it once and lets it go.
+fn measure(bundle: &Bundle, entry: &NetworkEntry) -> Result<Measured> {
+    let base = budget::live_bytes();
+    let (network, load_peak) = budget::peak_of(|| Network::open(bundle, entry));
+    let network = network?;
+    let loaded = budget::live_bytes();
+    let (ran, run_peak) = budget::peak_of(|| network.warm_up());
+    ran?;
+    let after = budget::live_bytes().max(loaded);
+    Ok(Measured {
+        loaded: loaded.saturating_sub(base),
+        load: load_peak.saturating_sub(base),
+        workspace: after - loaded,
+        run: run_peak.saturating_sub(after),
+    })
 }
 
 fn ensure(slot: &mut Option<Network>, bundle: &Bundle, entry: &NetworkEntry) -> Result<()> {
     if slot.is_none() {
-        *slot = Some(Network::load(bundle.path_of(&entry.file), entry)?);
+        *slot = Some(Network::open(bundle, entry)?);
     }
     Ok(())
 }
@@ -221,17 +228,4 @@ fn encoder_entry(bundle: &Bundle) -> Result<&NetworkEntry> {
 
 fn not_held() -> Error {
     Error::Internal("a network is used that is not held".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_held_adds_up_and_what_comes_and_goes_does_not() {
-        let cost = |held, extra| Cost { held, extra };
-        assert_eq!(needs(&[cost(10, 5), cost(20, 7)]), 37);
-        assert_eq!(needs(&[]), 0);
-        assert_eq!(needs(&[cost(u64::MAX, 1), cost(1, 1)]), u64::MAX);
-    }
 }

@@ -64,6 +64,7 @@ impl FrozenIndex {
     /// [`Error::Io`].
     pub fn open(path: impl AsRef<Path>, db: &BlockDatabase) -> Result<Self> {
         let container = Container::open(path, format::KIND)?;
+        container.advise_random();
         let section = container.section_of::<Head>(format::HEAD, 1)?;
         let head = container.view(&section)[0];
         head.check().map_err(|fault| container.fault(fault))?;

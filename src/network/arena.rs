@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use super::ops::{Grid, GridMut, View};
 
 /// A buffer of the arena: how many values, and the first and last step that touch it.
@@ -41,7 +43,7 @@ pub(super) fn plan(buffers: &[Lifetime]) -> Option<(Vec<usize>, usize)> {
 }
 
 /// Where an activation lies in the arena.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Place {
     /// Its buffer. The last values of a buffer, as many as it has channels, are zeros.
     pub buffer: Range<usize>,

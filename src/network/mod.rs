@@ -5,8 +5,10 @@ mod arena;
 mod check;
 mod lower;
 mod ops;
+mod packed;
 mod program;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -15,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
 
+use crate::bundle::Bundle;
 use crate::bundle::manifest::{NetworkEntry, TensorEntry};
 use crate::error::{Error, Result};
 use program::{Program, Workspace};
@@ -31,6 +34,8 @@ pub struct Network {
 /// What computes a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
+    /// Operators of this crate, the weights in place in a packed file.
+    Packed,
     /// Operators of this crate: the graph is one that our exporter writes.
     Own,
     /// tract: any other graph.
@@ -46,12 +51,28 @@ enum Runner {
 /// A program, and the memory that its runs have left: as much as ran at once at most.
 struct OwnRunner {
     program: Program,
+    is_packed: bool,
     idle: Mutex<Vec<Workspace>>,
 }
 
 impl Network {
     /// Most values in one input or output (1 GiB): what a manifest may make the runtime allocate.
     pub const MAX_VALUES: usize = 1 << 28;
+
+    /// Loads the network of `entry` in `bundle`: its packed form where there is one and it is sound, else the ONNX
+    /// file.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn open(bundle: &Bundle, entry: &NetworkEntry) -> Result<Self> {
+        if let Some((path, onnx)) = bundle.packed(entry) {
+            match Self::load_packed(path, entry, onnx) {
+                Ok(network) => return Ok(network),
+                Err(error) => log::warn!("{error}; {} is used instead", entry.file),
+            }
+        }
+        Self::load(bundle.path_of(&entry.file), entry)
+    }
 
     /// Loads the ONNX file at `path`, whose tensors must be those of `entry`, and readies it for this CPU.
     ///
@@ -61,7 +82,7 @@ impl Network {
     pub fn load(path: impl AsRef<Path>, entry: &NetworkEntry) -> Result<Self> {
         let path = path.as_ref();
         Self::load_by(path, entry, |proto| match lower::lower(&proto, entry) {
-            Ok(program) => Ok(Runner::Own(OwnRunner { program, idle: Mutex::default() })),
+            Ok(program) => Ok(Runner::Own(OwnRunner::new(program, false))),
             Err(why) => {
                 log::info!("{}: run by tract, since {why}", path.display());
                 optimize(proto)
@@ -77,11 +98,50 @@ impl Network {
         Self::load_by(path.as_ref(), entry, optimize)
     }
 
+    /// As [`Self::load`], from the file at `path` that [`Self::pack`] made from the ONNX file whose BLAKE3 is `onnx`
+    /// (hexadecimal). The weights stay in that file, mapped.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming `path` where it is missing or damaged, made from another ONNX file, or not a program
+    /// for the tensors of `entry`; [`Error::Io`].
+    pub fn load_packed(path: impl AsRef<Path>, entry: &NetworkEntry, onnx: &str) -> Result<Self> {
+        let path = path.as_ref();
+        Self::with(path, entry, || {
+            let program = packed::read(path, entry, onnx)?;
+            Ok(Runner::Own(OwnRunner::new(program, true)))
+        })
+    }
+
+    /// Packs the ONNX file at `onnx`, whose tensors must be those of `entry`, into a new file at `path`, written in
+    /// one piece. False where the graph has an operator that is not ours; there is no file then.
+    ///
+    /// # Errors
+    /// As [`Self::load`] for `onnx`; [`Error::Io`] for `path`.
+    pub fn pack(onnx: impl AsRef<Path>, entry: &NetworkEntry, path: impl AsRef<Path>) -> Result<bool> {
+        let onnx = onnx.as_ref();
+        let packed = packed::write(onnx, entry, path.as_ref())?;
+        if let Err(why) = &packed {
+            log::info!("{}: not packed, since {why}", onnx.display());
+        }
+        Ok(packed.is_ok())
+    }
+
     fn load_by(
         path: &Path,
         entry: &NetworkEntry,
         ready: impl FnOnce(ModelProto) -> TractResult<Runner>,
     ) -> Result<Self> {
+        Self::with(path, entry, || {
+            guard(path, || {
+                let proto = onnx().proto_model_for_path(path)?;
+                check::check(&proto, entry).map_err(TractError::msg)?;
+                ready(proto)
+            })
+        })
+    }
+
+    /// The network of `entry` in the file at `path`, run by what `runner` gives.
+    fn with(path: &Path, entry: &NetworkEntry, runner: impl FnOnce() -> Result<Runner>) -> Result<Self> {
         let [output] = &entry.outputs[..] else {
             return Err(Error::file(path, "a network must have one output"));
         };
@@ -89,11 +149,7 @@ impl Network {
         if !lens.all(|len| len.is_some_and(|len| len <= Self::MAX_VALUES)) {
             return Err(Error::file(path, format!("has a tensor of more than {} values", Self::MAX_VALUES)));
         }
-        let runner = guard(path, || {
-            let proto = onnx().proto_model_for_path(path)?;
-            check::check(&proto, entry).map_err(TractError::msg)?;
-            ready(proto)
-        })?;
+        let runner = runner()?;
         let (path, inputs) = (path.to_owned(), entry.inputs.clone());
         Ok(Self { runner, path, inputs, output_len: volume(output).unwrap_or(0) })
     }
@@ -101,9 +157,21 @@ impl Network {
     /// What computes this network.
     pub fn engine(&self) -> Engine {
         match self.runner {
+            Runner::Own(OwnRunner { is_packed: true, .. }) => Engine::Packed,
             Runner::Own(_) => Engine::Own,
             Runner::Tract(_) => Engine::Tract,
         }
+    }
+
+    /// How many of each operator it runs, by name: ours, or tract's.
+    pub fn operators(&self) -> BTreeMap<String, usize> {
+        let names: Vec<String> = match &self.runner {
+            Runner::Own(own) => own.program.steps.iter().filter_map(|step| step.op.name()).map(String::from).collect(),
+            Runner::Tract(plan) => plan.model().nodes().iter().map(|node| node.op().name().into_owned()).collect(),
+        };
+        let mut counts = BTreeMap::new();
+        names.into_iter().for_each(|name| *counts.entry(name).or_default() += 1);
+        counts
     }
 
     /// Number of values in each input, in order.
@@ -174,6 +242,10 @@ impl fmt::Debug for Network {
 }
 
 impl OwnRunner {
+    fn new(program: Program, is_packed: bool) -> Self {
+        Self { program, is_packed, idle: Mutex::default() }
+    }
+
     /// Runs the program in memory that an earlier run has left, if there is any.
     fn run(&self, inputs: &[&[f32]], out: &mut [f32]) {
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,10 +1,12 @@
 //! A network as a list of steps over one arena.
 
+use serde::{Deserialize, Serialize};
+
 use super::arena::{Place, split};
-use super::ops::{self, Attention, Conv, ConvInputs, GroupNorm, Isa, LayerNorm};
+use super::ops::{self, Array, Attention, Conv, ConvInputs, GroupNorm, Isa, LayerNorm, Visitor};
 
 /// What a step computes, and from what.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Op {
     /// An input of the network.
     Input(usize),
@@ -27,11 +29,11 @@ pub(super) enum Op {
     /// Channels to block × block pixels.
     DepthToSpace { block: usize, x: Place },
     /// Cosines and sines of one value times each rate.
-    Sinusoid { rates: Box<[f32]>, t: Place },
+    Sinusoid { rates: Array<f32>, t: Place },
 }
 
 /// One step. No input lies in the buffer of the output.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Step {
     pub op: Op,
     pub out: Place,
@@ -52,6 +54,24 @@ impl Op {
             Self::Sinusoid { t, .. } => [Some(t), None, None],
         };
         places.into_iter().flatten()
+    }
+}
+
+impl Op {
+    /// What it is called; `None` for an input, which computes nothing.
+    pub fn name(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Input(_) => return None,
+            Self::Conv { .. } => "convolution",
+            Self::GroupNorm { .. } => "group normalisation",
+            Self::LayerNorm { .. } => "layer normalisation",
+            Self::Attention { .. } => "attention",
+            Self::Silu { .. } => "SiLU",
+            Self::Add { .. } | Self::AddVector { .. } => "sum",
+            Self::Copy { .. } => "copy",
+            Self::DepthToSpace { .. } => "depth to space",
+            Self::Sinusoid { .. } => "sinusoid",
+        })
     }
 }
 
@@ -90,16 +110,19 @@ impl Step {
 }
 
 /// A network, ready to run.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Program {
     pub steps: Vec<Step>,
     /// The network's output.
     pub output: Place,
     /// Values of the arena.
+    #[serde(skip)]
     pub arena: usize,
     /// Values of scratch that the most demanding step takes.
-    pub scratch: usize,
+    #[serde(skip)]
+    scratch: usize,
     /// What the steps are run with.
+    #[serde(skip, default = "Isa::best")]
     pub isa: Isa,
 }
 
@@ -111,6 +134,33 @@ pub(super) struct Workspace {
 }
 
 impl Program {
+    /// The program of these steps.
+    pub fn new(steps: Vec<Step>, output: Place) -> Result<Self, String> {
+        let mut program = Self { steps, output, arena: 0, scratch: 0, isa: Isa::best() };
+        program.measure()?;
+        Ok(program)
+    }
+
+    /// Finds out what memory a run takes.
+    pub fn measure(&mut self) -> Result<(), String> {
+        let places = self.steps.iter().flat_map(|step| step.op.reads().chain([&step.out])).chain([&self.output]);
+        self.arena = places.map(|place| place.buffer.end).max().unwrap_or(0);
+        let scratch = self.steps.iter().map(Step::scratch).try_fold(0, |most, scratch| scratch.map(|s| most.max(s)));
+        self.scratch = scratch.ok_or("scratch overflows")?;
+        Ok(())
+    }
+
+    /// Shows `visitor` every array.
+    pub fn visit(&mut self, visitor: &mut impl Visitor) -> Result<(), String> {
+        self.steps.iter_mut().try_for_each(|step| match &mut step.op {
+            Op::Conv { conv, .. } => conv.weights.visit(visitor),
+            Op::GroupNorm { norm, .. } => norm.visit(visitor),
+            Op::LayerNorm { norm, .. } => norm.visit(visitor),
+            Op::Sinusoid { rates, .. } => visitor.visit(rates),
+            _ => Ok(()),
+        })
+    }
+
     /// Memory for a run of this program.
     pub fn workspace(&self) -> Workspace {
         Workspace { arena: vec![0.0; self.arena].into(), scratch: vec![0.0; self.scratch].into() }

@@ -69,6 +69,7 @@ impl BlockDatabase {
     /// [`Error::File`] for a missing, foreign, truncated or inconsistent file; [`Error::Io`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let container = Container::open(path, Self::KIND)?;
+        container.advise_random();
         let section = container.section_of::<Head>(head::HEAD, 1)?;
         let head = container.view(&section)[0];
         let grid = head.check().map_err(|fault| container.fault(fault))?;

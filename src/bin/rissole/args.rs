@@ -62,6 +62,11 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Whether anything of it was named.
+    pub fn is_named(&self) -> bool {
+        self.threads.is_some() || self.ram_budget.is_some()
+    }
+
     /// Options that name the machine's share alone.
     pub fn options(&self) -> Options {
         let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);

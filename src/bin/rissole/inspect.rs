@@ -1,5 +1,8 @@
 //! `rissole inspect`: what a picture was made with, what a bundle holds.
 
+mod plan;
+
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -7,34 +10,48 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueHint};
 use rissole::bundle::manifest::NeighbourSource;
 use rissole::index::FrozenIndex;
+use rissole::network::{Engine, Network};
 use rissole::picture::{Parameters, read_png_text};
 use rissole::store::BlockDatabase;
 use rissole::{Bundle, Error, Manifest, Result};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::args::Machine;
 use crate::output::folder_of;
 use crate::terminal::{Console, bytes};
 
 /// Show what a picture was made with, or what a bundle holds
 ///
-/// Of a PNG: the parameters in its text chunks. Of a bundle: the manifest, the sizes of its files, its measured
-/// quality and where it comes from.
+/// Of a PNG: the parameters in its text chunks. Of a bundle: the manifest, the sizes of its files, what runs its
+/// networks, its measured quality and where it comes from.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   rissole inspect rissole-7.png
   rissole inspect models/avatars64
+  rissole inspect models/avatars64 --plan --ram-budget 8MiB
   rissole inspect models/avatars64 --json | jq .manifest.quality")]
 pub struct Inspect {
     /// A PNG, the folder of a bundle, or a database or index in it
     #[arg(value_name = "FILE|DIR", value_hint = ValueHint::AnyPath)]
     path: PathBuf,
+    /// Show in which ways pictures can be drawn from the bundle, what memory each takes, and which is taken
+    #[arg(long)]
+    plan: bool,
+    #[command(flatten)]
+    machine: Machine,
 }
 
 impl Inspect {
     /// Runs the subcommand.
     pub fn run(self, console: &Console) -> Result<()> {
+        if !self.plan && self.machine.is_named() {
+            return Err(Error::Usage("--threads and --ram-budget go with --plan".into()));
+        }
+        if self.plan {
+            return plan::show(&Bundle::open(&self.path)?, &self.machine.options(), console);
+        }
         if self.path.is_dir() {
             return inspect_bundle(&self.path, console);
         }
@@ -127,19 +144,39 @@ fn inspect_bundle(dir: &Path, console: &Console) -> Result<()> {
     let total: u64 = manifest.files.iter().map(|file| file.bytes).sum();
     let held = BlockDatabase::open(bundle.path_of(&manifest.database))?;
     let search = FrozenIndex::open(bundle.path_of(&manifest.index), &held)?;
-    let (held, search) = (database(&held), index(&search));
+    let (held, search, networks) = (database(&held), index(&search), networks(&bundle));
     if console.json {
         return console.print_json(&json!({
-            "bundle": dir, "total_bytes": total, "database": held, "index": search, "manifest": manifest,
+            "bundle": dir, "total_bytes": total, "database": held, "index": search, "networks": networks,
+            "manifest": manifest,
         }));
     }
     print_rows(&summary(manifest)?, console)?;
     let found = format!("{}, recall@{} {}", plain(&search["kind"]), search["recall_k"], search["recall"]);
     print_rows(&[row("database", format!("{} pictures", held["pictures"])), row("index", found)], console)?;
+    print_map("networks", &networks, console)?;
     print_map("quality", &manifest.quality, console)?;
     print_map("provenance", &manifest.provenance, console)?;
     console.print(format_args!("\nfiles ({} in all)", bytes(total)))?;
     manifest.files.iter().try_for_each(|file| console.print(format_args!("  {:>10}  {}", bytes(file.bytes), file.name)))
+}
+
+/// What runs each network, by its file; or why it cannot be run.
+fn networks(bundle: &Bundle) -> BTreeMap<String, Value> {
+    let described = |entry| match Network::open(bundle, entry) {
+        Ok(network) => {
+            let engine = match network.engine() {
+                Engine::Packed => "operators of rissole, weights in place in the packed file",
+                Engine::Own => "operators of rissole, weights in the heap",
+                Engine::Tract => "tract",
+            };
+            let operators = network.operators();
+            let text: Vec<_> = operators.iter().map(|(name, count)| format!("{count} {name}")).collect();
+            json!(format!("{engine}: {}", text.join(", ")))
+        }
+        Err(error) => json!(error.to_string()),
+    };
+    bundle.manifest.networks.all().map(|entry| (entry.file.clone(), described(entry))).collect()
 }
 
 fn summary(manifest: &Manifest) -> Result<Vec<(String, String)>> {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::graph::{Graph, Id, Kind, Node};
 use crate::network::arena::{self, Lifetime, Place};
-use crate::network::ops::{Attention, Conv, GroupNorm, Isa, Kernel, LayerNorm, View};
+use crate::network::ops::{Attention, Conv, GroupNorm, Kernel, LayerNorm, View};
 use crate::network::program::{Op, Program, Step};
 
 /// Whose buffer an activation lies in.
@@ -30,10 +30,7 @@ pub(super) fn place(graph: Graph, output: Id) -> Result<Program, String> {
     if !steps.iter().all(apart) {
         return Err("an operator would write where it reads".into());
     }
-    let scratch = steps.iter().map(Step::scratch).try_fold(0, |most, scratch| scratch.map(|s| most.max(s)));
-    let arena = places.iter().map(|place| place.buffer.end).max().unwrap_or(0);
-    let scratch = scratch.ok_or("scratch overflows")?;
-    Ok(Program { steps, output: places[output].clone(), arena, scratch, isa: Isa::best() })
+    Program::new(steps, places[output].clone())
 }
 
 /// Which nodes the output depends on.
@@ -135,13 +132,14 @@ fn emit(node: Node, out: &Place, places: &[Place], steps: &mut Vec<Step>) -> Res
             let conv = Box::new(Conv { weights, geometry: conv.geometry, silu: conv.silu });
             Op::Conv { conv, x, vector, residual }
         }
-        Kind::GroupNorm { groups, epsilon, scale, shift, silu } => {
-            Op::GroupNorm { norm: GroupNorm { groups, epsilon, scale, shift, silu }, x: input(0) }
-        }
+        Kind::GroupNorm { groups, epsilon, scale, shift, silu } => Op::GroupNorm {
+            norm: GroupNorm { groups, epsilon, scale: scale.into(), shift: shift.into(), silu },
+            x: input(0),
+        },
         Kind::LayerNorm { epsilon, scale, shift } => {
-            let channels_last = |values: Box<[f32]>| {
-                (0..shape.len()).map(|i| values[i % shape.channels * shape.pixels() + i / shape.channels]).collect()
-            };
+            let value = |values: &[f32], i: usize| values[i % shape.channels * shape.pixels() + i / shape.channels];
+            let channels_last =
+                |values: Box<[f32]>| (0..shape.len()).map(|i| value(&values, i)).collect::<Vec<_>>().into();
             let norm = LayerNorm { epsilon, scale: channels_last(scale), shift: channels_last(shift) };
             Op::LayerNorm { norm, x: input(0) }
         }
@@ -150,7 +148,7 @@ fn emit(node: Node, out: &Place, places: &[Place], steps: &mut Vec<Step>) -> Res
         Kind::Add => Op::Add { a: input(0), b: input(1) },
         Kind::AddVector => Op::AddVector { x: input(0), vector: input(1) },
         Kind::DepthToSpace { block } => Op::DepthToSpace { block, x: input(0) },
-        Kind::Sinusoid { rates } => Op::Sinusoid { rates, t: input(0) },
+        Kind::Sinusoid { rates } => Op::Sinusoid { rates: rates.into(), t: input(0) },
         Kind::Concat => {
             let mut channel = 0;
             for (i, &id) in node.inputs.iter().enumerate() {

@@ -1,12 +1,14 @@
 //! Self-attention over the pixels of an activation (Vaswani et al. 2017).
 
+use serde::{Deserialize, Serialize};
+
 use super::grid::{Grid, GridMut, Shape};
 use super::isa::{Isa, Task};
 use super::lanes::{LANES, Lanes, exp, fma, load, store};
 
 /// Self-attention: softmax(scale · queries · keysᵀ) · values for each head. The channels of the input are queries,
 /// keys and values, each of them head by head.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(in crate::network) struct Attention {
     /// Divides the channels of the output.
     pub heads: usize,

@@ -1,7 +1,9 @@
 //! Where the pixels of an activation lie.
 
+use serde::{Deserialize, Serialize};
+
 /// Sides of an activation: height × width pixels of some channels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::network) struct Shape {
     pub channels: usize,
     pub height: usize,
@@ -22,7 +24,7 @@ impl Shape {
 
 /// The pixels of an activation within a buffer. Channels lie side by side; between pixels and rows there may be
 /// values of others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::network) struct View {
     pub shape: Shape,
     /// Where the first pixel begins.

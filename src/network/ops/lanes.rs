@@ -3,7 +3,7 @@
 //! Written as loops: the adapters of arrays are not always inlined, and then are compiled for the baseline.
 
 /// Channels handled together: one AVX-512 register, two of AVX2, four of NEON.
-pub(super) const LANES: usize = 16;
+pub(in crate::network) const LANES: usize = 16;
 
 /// A run of channels.
 pub(super) type Lanes = [f32; LANES];

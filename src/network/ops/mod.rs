@@ -3,6 +3,7 @@
 //! Each is written once, in portable Rust that vectorises, and compiled once per instruction set ([`Isa`]). All of
 //! them fuse multiply and add and sum in one fixed order, so that every instruction set gives the same bits.
 
+mod array;
 mod attention;
 mod conv;
 mod grid;
@@ -14,10 +15,12 @@ mod pointwise;
 mod tests;
 mod weights;
 
+pub(super) use array::{Array, Visitor};
 pub(super) use attention::Attention;
 pub(super) use conv::{Conv, ConvInputs, Geometry};
 pub(super) use grid::{Grid, GridMut, Shape, View};
 pub(super) use isa::Isa;
+pub(super) use lanes::LANES;
 pub(super) use norm::{GroupNorm, LayerNorm};
 pub(super) use pointwise::{add, add_vector, copy, depth_to_space, read_planes, silu, sinusoid, write_planes};
 pub(super) use weights::{Kernel, Quantized, Weights};

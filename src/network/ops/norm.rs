@@ -1,34 +1,43 @@
 //! Normalisation, its affine and SiLU.
 
+use serde::{Deserialize, Serialize};
+
+use super::array::{Array, Visitor};
 use super::grid::{Grid, GridMut, Shape};
 use super::isa::{Isa, Task};
 use super::lanes::{LANES, Lanes, add, fma, load, negated, silus, store};
 
 /// Group normalisation: each group of channels to mean 0 and variance 1 over all its values, then one scale and
 /// shift per channel (Wu & He 2018).
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(in crate::network) struct GroupNorm {
     /// Divides the channels.
     pub groups: usize,
     /// Added to the variance.
     pub epsilon: f32,
-    pub scale: Box<[f32]>,
-    pub shift: Box<[f32]>,
+    pub scale: Array<f32>,
+    pub shift: Array<f32>,
     /// Whether SiLU follows.
     pub silu: bool,
 }
 
 /// Layer normalisation over all values, with one scale and shift per value (Ba et al. 2016).
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(in crate::network) struct LayerNorm {
     /// Added to the variance.
     pub epsilon: f32,
     /// By row, column, channel.
-    pub scale: Box<[f32]>,
-    pub shift: Box<[f32]>,
+    pub scale: Array<f32>,
+    pub shift: Array<f32>,
 }
 
 impl GroupNorm {
+    /// Shows `visitor` every array.
+    pub fn visit(&mut self, visitor: &mut impl Visitor) -> Result<(), String> {
+        visitor.visit(&mut self.scale)?;
+        visitor.visit(&mut self.shift)
+    }
+
     /// Computes it; `scratch` holds two values per channel.
     pub fn run(&self, isa: Isa, x: Grid, out: GridMut, scratch: &mut [f32]) {
         let channels = x.view.shape.channels;
@@ -43,6 +52,12 @@ impl GroupNorm {
 }
 
 impl LayerNorm {
+    /// Shows `visitor` every array.
+    pub fn visit(&mut self, visitor: &mut impl Visitor) -> Result<(), String> {
+        visitor.visit(&mut self.scale)?;
+        visitor.visit(&mut self.shift)
+    }
+
     /// Computes it; `scratch` holds two values per channel.
     pub fn run(&self, isa: Isa, x: Grid, out: GridMut, scratch: &mut [f32]) {
         let channels = x.view.shape.channels;

@@ -1,10 +1,13 @@
 //! Weights of a convolution as its inner loop reads them.
 
+use serde::{Deserialize, Serialize};
+
+use super::array::{Array, Visitor};
 use super::isa::{Isa, Task};
 use super::lanes::{LANES, Lanes, add, load, scaled, sub};
 
 /// Sides of a convolution's weights `[outputs, inputs, size, size]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::network) struct Kernel {
     pub outputs: usize,
     pub inputs: usize,
@@ -41,19 +44,19 @@ pub(in crate::network) struct Quantized<'a> {
 
 /// Packed weights: outputs in panels of [`LANES`], in each panel by tap, then input, then output. The last panel is
 /// filled up with zeros.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(in crate::network) struct Weights {
     pub kernel: Kernel,
     values: Values,
     /// What each output's sum is multiplied by.
-    scales: Box<[f32]>,
-    bias: Box<[f32]>,
+    scales: Array<f32>,
+    bias: Array<f32>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 enum Values {
-    Int8(Box<[i8]>),
-    Float(Box<[f32]>),
+    Int8(Array<i8>),
+    Float(Array<f32>),
 }
 
 /// Places of a tile of Winograd's convolution.
@@ -76,6 +79,29 @@ impl Weights {
         let values = pack(kernel, |o, at| values[o * row + at]);
         let ones = vec![1.0; kernel.outputs];
         Self { kernel, values: Values::Float(values), scales: padded(&ones), bias: padded(bias) }
+    }
+
+    /// Shows `visitor` every array.
+    pub fn visit(&mut self, visitor: &mut impl Visitor) -> Result<(), String> {
+        match &mut self.values {
+            Values::Int8(values) => visitor.visit(values)?,
+            Values::Float(values) => visitor.visit(values)?,
+        }
+        visitor.visit(&mut self.scales)?;
+        visitor.visit(&mut self.bias)
+    }
+
+    /// Number of packed values.
+    pub fn len(&self) -> usize {
+        match &self.values {
+            Values::Int8(values) => values.len(),
+            Values::Float(values) => values.len(),
+        }
+    }
+
+    /// Numbers of scales and biases.
+    pub fn affines(&self) -> [usize; 2] {
+        [self.scales.len(), self.bias.len()]
     }
 
     /// Number of panels.
@@ -138,7 +164,7 @@ impl Weights {
     }
 }
 
-fn pack<T: Copy + Default>(kernel: Kernel, value: impl Fn(usize, usize) -> T) -> Box<[T]> {
+fn pack<T: Copy + Default>(kernel: Kernel, value: impl Fn(usize, usize) -> T) -> Array<T> {
     let mut packed = vec![T::default(); kernel.outputs.next_multiple_of(LANES) * kernel.inputs * kernel.taps()];
     for o in 0..kernel.outputs {
         for i in 0..kernel.inputs {
@@ -150,7 +176,7 @@ fn pack<T: Copy + Default>(kernel: Kernel, value: impl Fn(usize, usize) -> T) ->
     packed.into()
 }
 
-fn padded(values: &[f32]) -> Box<[f32]> {
+fn padded(values: &[f32]) -> Array<f32> {
     let mut padded = vec![0.0; values.len().next_multiple_of(LANES)];
     padded[..values.len()].copy_from_slice(values);
     padded.into()

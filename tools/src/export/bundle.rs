@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 use rissole::atomic_file::write_atomically;
 use rissole::bundle::manifest::FileEntry;
+use rissole::bundle::packed_name;
+use rissole::network::Network;
 use rissole::{Bundle, Error, Manifest, Result};
 use serde_json::Value;
 use tract_onnx::pb::ModelProto;
@@ -56,6 +58,8 @@ pub fn write_bundle(dir: &Path, parts: BundleParts) -> Result<Manifest> {
     for ((name, source), entry) in contents.iter().zip(&mut manifest.files) {
         *entry = write_file(&scratch.0, name, *source)?;
     }
+    let packed = pack_networks(&scratch.0, &manifest)?;
+    manifest.files.extend(packed);
     let json = manifest.to_sealed_json()?;
     write_file(&scratch.0, MANIFEST, Source::Bytes(&json))?;
     write_file(&scratch.0, CARD, Source::Bytes(parts.card.as_bytes()))?;
@@ -63,6 +67,19 @@ pub fn write_bundle(dir: &Path, parts: BundleParts) -> Result<Manifest> {
     verify(&scratch.0, &json)?;
     place.replace_by(&scratch.0)?;
     Ok(manifest)
+}
+
+/// Packs the networks whose operators are rissole's own, in `folder`; says which files that makes.
+fn pack_networks(folder: &Path, manifest: &Manifest) -> Result<Vec<FileEntry>> {
+    let bundle = Bundle { dir: folder.to_owned(), manifest: manifest.clone() };
+    let mut files = vec![];
+    for entry in manifest.networks.all() {
+        let name = packed_name(&entry.file);
+        if Network::pack(bundle.path_of(&entry.file), entry, bundle.path_of(&name))? {
+            files.push(bundle.measure(&name)?);
+        }
+    }
+    Ok(files)
 }
 
 /// Gives the bundle in `dir` its measured `quality`, its `card`, and the `pictures` that the card shows (file names
@@ -113,13 +130,12 @@ fn check_parts(manifest: &Manifest, parts: &BundleParts) -> Result<()> {
     if let Some(file) = manifest.files.iter().find(|f| [MANIFEST, CARD].contains(&f.name.as_str())) {
         return Err(Error::Usage(format!("{} is a name of the bundle's own", file.name)));
     }
-    let n = &manifest.networks;
-    let entries: Vec<_> = [&n.conditioner, &n.denoiser, &n.decoder].into_iter().chain(&n.encoder).collect();
     for (name, bytes) in &parts.networks {
         let fault = |text: &str| Error::Usage(format!("{name}: {text}"));
-        let entry = entries.iter().find(|e| e.file == *name).ok_or_else(|| fault("a network without a role"))?;
+        let entry =
+            manifest.networks.all().find(|e| e.file == *name).ok_or_else(|| fault("a network without a role"))?;
         let model = ModelProto::decode(&bytes[..]).map_err(|e| fault(&format!("not an ONNX file: {e}")))?;
-        if network_entry(name, &model) != **entry {
+        if network_entry(name, &model) != *entry {
             return Err(fault("its inputs or outputs are not those of the manifest"));
         }
     }

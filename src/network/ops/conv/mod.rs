@@ -3,13 +3,15 @@
 mod direct;
 mod winograd;
 
+use serde::{Deserialize, Serialize};
+
 use super::grid::{Grid, GridMut, Shape};
 use super::isa::Isa;
 use super::lanes::{LANES, Lanes, add, fma, load, silus, store};
 use super::weights::Weights;
 
 /// How a convolution moves over its input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::network) struct Geometry {
     /// Rows and columns of input that an output pixel looks at.
     pub size: usize,
@@ -39,7 +41,7 @@ impl Geometry {
 }
 
 /// Convolution: `act(weights ∗ x + bias + vector + residual)`.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(in crate::network) struct Conv {
     pub weights: Weights,
     /// Of the weights' size.

@@ -1,0 +1,53 @@
+//! `rissole inspect --plan`: in which ways a bundle can be drawn from, and what memory each takes.
+
+use rissole::generator::{Generator, Options, Plan, PlannedStage, Residency};
+use rissole::{Bundle, Error, Result};
+use serde_json::json;
+
+use crate::terminal::{Console, bytes};
+
+/// Prints the plans, and which of them the budget of `options` leaves.
+///
+/// # Errors
+/// As [`Generator::plans`]; [`Error::Budget`], after the table, where none is left.
+pub fn show(bundle: &Bundle, options: &Options, console: &Console) -> Result<()> {
+    let plans = Generator::plans(bundle, options)?;
+    let budget = options.ram_budget.unwrap_or(u64::MAX);
+    let taken = plans.iter().position(|plan| plan.needs() <= budget);
+    if console.json {
+        let needs: Vec<u64> = plans.iter().map(Plan::needs).collect();
+        console.print_json(&json!({
+            "plans": plans, "needs": needs, "budget": options.ram_budget, "taken": taken,
+        }))?;
+    } else {
+        let heads = ["threads", "networks held", "always", "sample: held + peak", "decode: held + peak", "needs"];
+        console.print(line(&heads.map(String::from)))?;
+        for (i, plan) in plans.iter().enumerate() {
+            let mark = match (i, plan.needs()) {
+                (i, _) if Some(i) == taken => "  taken",
+                (_, needs) if needs > budget => "  over the budget",
+                _ => "",
+            };
+            console.print(format_args!("{}{mark}", line(&cells(plan))))?;
+        }
+    }
+    match (taken, options.ram_budget, plans.iter().map(Plan::needs).min()) {
+        (None, Some(budget), Some(needs)) => Err(Error::Budget { needs, budget }),
+        _ => Ok(()),
+    }
+}
+
+fn cells(plan: &Plan) -> [String; 6] {
+    let held = match plan.residency {
+        Residency::Together => "all together",
+        Residency::StageByStage => "stage by stage",
+    };
+    let [sample, decode] =
+        plan.stages.map(|PlannedStage { held, peak, .. }| format!("{} + {}", bytes(held), bytes(peak)));
+    [plan.threads.to_string(), held.into(), bytes(plan.base), sample, decode, bytes(plan.needs())]
+}
+
+fn line(cells: &[String; 6]) -> String {
+    let [threads, held, base, sample, decode, needs] = cells;
+    format!("{threads:>7}  {held:14}  {base:>9}  {sample:>21}  {decode:>21}  {needs:>9}")
+}
