@@ -78,6 +78,11 @@ fn manifests() {
 }
 
 #[test]
+fn packed_networks() {
+    smoke("packed", 2000, targets::packed);
+}
+
+#[test]
 fn pictures() {
     smoke("picture", 1000, targets::picture);
 }

@@ -44,6 +44,24 @@ fn a_budget_is_kept_or_refused() {
         check(&shipped, &Options { threads, steps: Some(3), ..Options::default() });
     }
 
+    // At every budget: the picture, within it, or a refusal that names what would do.
+    let options = Options { threads: 2, steps: Some(1), ..Options::default() };
+    let free = draw(&shipped, &options).unwrap();
+    let mut drawn = 0;
+    for ram_budget in (1 << 20..=6 << 20).step_by(128 << 10) {
+        budget::reset_peak();
+        match draw(&shipped, &Options { ram_budget: Some(ram_budget), ..options.clone() }) {
+            Ok(picture) => {
+                assert!(budget::peak_bytes() <= ram_budget, "peak {} of {ram_budget}", budget::peak_bytes());
+                assert_eq!(picture.image, free.image);
+                drawn += 1;
+            }
+            Err(Error::Budget { needs, budget }) => assert!(budget == ram_budget && needs > budget && drawn == 0),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(drawn > 8, "{drawn} budgets of 1 MiB to 6 MiB were kept");
+
     let dir = TempDir::new();
     let coherence = Coherence { thumbnail: true, margin: 1, position_embedding: true, previous_block: false };
     let bundle = bundle(dir.path(), manifest(coherence, NeighbourSource::Database));

@@ -8,8 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rissole::Bundle;
+use rissole::bundle::manifest::NetworkEntry;
 use rissole::container::Container;
 use rissole::index::{FrozenIndex, SearchScratch, exact_scan};
+use rissole::network::Network;
 use rissole::picture::{Parameters, read_png, read_png_text};
 use rissole::store::BlockDatabase;
 
@@ -60,6 +62,19 @@ pub fn index(data: &[u8]) {
             }
         }
         let _ = index.verify();
+    });
+}
+
+/// The packed form of the network that `packed.json` describes: its entry in a manifest and the BLAKE3 of its ONNX file.
+pub fn packed(data: &[u8]) {
+    let described = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|dir| dir.join("fuzz/packed.json"));
+    let text = described.into_iter().find_map(|path| fs::read(path).ok()).expect("packed.json");
+    let (entry, onnx): (NetworkEntry, String) = serde_json::from_slice(&text).expect("an entry and a hash");
+    each_as_file("packed", data, |path| {
+        if let Err(error) = Network::load_packed(path, &entry, &onnx).and_then(|network| network.warm_up()) {
+            // What a panic within would become.
+            assert!(!error.to_string().contains("malformed"), "{error}");
+        }
     });
 }
 

@@ -127,7 +127,16 @@ fn a_recipe_becomes_the_same_measured_bundle_however_often_it_is_interrupted() {
         let at_once = matches!(stage, Stage::Prepare | Stage::Index | Stage::Export);
         assert_eq!(left < 3, !at_once, "{stage:?}");
     }
-    for name in ["denoiser.onnx", "decoder.onnx", "blocks.rsdb", "blocks.rshn", "manifest.json", "denoiser.svg"] {
+    for name in [
+        "denoiser.onnx",
+        "denoiser.packed",
+        "decoder.onnx",
+        "decoder.packed",
+        "blocks.rsdb",
+        "blocks.rshn",
+        "manifest.json",
+        "denoiser.svg",
+    ] {
         assert!(bytes(cut.path(), name) == bytes(whole.path(), name), "{name}");
     }
 

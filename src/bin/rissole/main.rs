@@ -80,6 +80,11 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             console.error(&error);
+            if matches!(error, Error::Budget { .. }) {
+                console.say(
+                    "that is the least, one thread and one stage at a time: rissole inspect MODEL --plan shows all",
+                );
+            }
             ExitCode::from(error.exit_code())
         }
     }

@@ -359,3 +359,6 @@ fn train_critic<B: Backend>(
     }
     loss
 }
+
+#[cfg(test)]
+mod tests;
