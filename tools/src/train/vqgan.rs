@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint::{Checkpoint, settings_hash};
 use super::codebook::{self, Codebook};
 use super::optimizer::OptimizerConfig;
+use crate::backend::AdamW;
 use crate::backend::{Backend, Plane};
 use crate::model::discriminator::Discriminator;
 use crate::model::layers::Maker;
@@ -49,6 +50,9 @@ pub struct DiscriminatorTraining {
     pub from: u64,
     /// Factor on the adaptive weight.
     pub weight: f32,
+    /// Its learning rate, held; absent: that of the autoencoder, which has fallen far when a late critic starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<f32>,
 }
 
 /// What one step saw.
@@ -179,7 +183,8 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
 
         if let (true, Some(critic)) = (adversary.is_some(), &self.critic) {
             losses.discriminator = train_critic(self.backend, &mut self.critic_set, critic, images, &fake, shape);
-            self.critic_set.update(self.backend, &settings);
+            let rate = adversary.and_then(|d| d.rate).unwrap_or(settings.rate);
+            self.critic_set.update(self.backend, &AdamW { rate, ..settings });
         }
         self.backend.check()?;
         Ok(losses)
