@@ -1,9 +1,11 @@
 #!/bin/sh
 # Builds the C library and installs it: header, static and shared library, pkg-config file, CMake package.
 #   cross/install.sh PREFIX [TARGET]        TARGET as of rustc --print target-list; default: this machine's
+# With CARGO=cargo-zigbuild, TARGET may end in the version of glibc, as .2.28; CARGO_FLAGS are flags for it. LINKER, by
+# default cc, makes the shared library: a C compiler for TARGET.
 set -eu
 cd "$(dirname "$0")/.."
-[ $# -ge 1 ] || { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,5s/^# //p' "$0" >&2; exit 2; }
 case $1 in /*) prefix=$1 ;; *) prefix=$PWD/$1 ;; esac
 target=${2:-}
 profile=release
@@ -12,18 +14,24 @@ profile=release
 # tract needs is built twice.
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 soname=librissole.so.${version%%.*}
-# exclude-libs: crates below export names of their own, which are not for the users of this library.
-cargo rustc --package rissole --lib --profile "$profile" --locked --features c-library \
-    --crate-type staticlib,cdylib ${target:+--target "$target"} -- -C link-arg="-Wl,-soname,$soname" -C link-arg=-Wl,--exclude-libs,ALL
+# shellcheck disable=SC2086  # words
+"${CARGO:-cargo}" rustc ${CARGO_FLAGS:-} --package rissole --lib --profile "$profile" --locked --features c-library \
+    --crate-type staticlib ${target:+--target "$target"}
 
 # What a static library leaves to the linker on this system.
 system_libraries='-lgcc_s -lutil -lrt -lpthread -lm -ldl -lc'
-out=${CARGO_TARGET_DIR:-target}${target:+/$target}/$profile
+out=${CARGO_TARGET_DIR:-target}${target:+/${target%.2.*}}/$profile
 lib=$prefix/lib
 mkdir -p "$prefix/include" "$lib/pkgconfig" "$lib/cmake/rissole"
 install -m 644 include/rissole.h "$prefix/include/"
 install -m 644 "$out/librissole.a" "$lib/"
-install -m 755 "$out/librissole.so" "$lib/librissole.so.$version"
+# Not by rustc: crates below export names of their own, which are not for the users of this library.
+echo '{ global: rissole_*; local: *; };' >"$lib/names"
+# shellcheck disable=SC2086  # words
+${LINKER:-cc} -shared -o "$lib/librissole.so.$version" -Wl,-soname,"$soname" -Wl,--version-script="$lib/names" \
+    -Wl,--whole-archive "$lib/librissole.a" -Wl,--no-whole-archive $system_libraries \
+    -Wl,--gc-sections -Wl,--strip-debug -Wl,-z,defs -Wl,-z,noexecstack
+rm "$lib/names"
 ln -sf "librissole.so.$version" "$lib/$soname"
 ln -sf "librissole.so.$version" "$lib/librissole.so"
 sed -e "s|@PREFIX@|$prefix|" -e "s|@VERSION@|$version|" -e "s|@LIBRARIES@|$system_libraries|" \

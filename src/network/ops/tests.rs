@@ -1,4 +1,5 @@
 //! Every operator on odd sizes: all instruction sets against each other bit for bit, and against naive sums in f64.
+//! The bits are also those of every other processor: their checksums stand here.
 
 use super::*;
 
@@ -57,9 +58,25 @@ fn values_of(shape: Shape, value: impl Fn(usize, usize, usize) -> f64) -> Vec<f6
     (0..shape.len()).map(|i| value(i / c / w, i / c % w, i % c)).collect()
 }
 
+/// CRC-32 of the bits of all outputs so far.
+#[derive(Default)]
+struct Bits(crc32fast::Hasher);
+
+impl Bits {
+    fn add(&mut self, values: &[u32]) {
+        values.iter().for_each(|bits| self.0.update(&bits.to_le_bytes()));
+    }
+
+    /// They must be those that x86-64 gave.
+    fn assert_same_everywhere(self, checksum: u32) {
+        let found = self.0.finalize();
+        assert_eq!(found, checksum, "other bits than elsewhere: {found:#x}");
+    }
+}
+
 /// Runs `work` by every instruction set into an output of `shape` whose pixels lie `gap` values apart; all must give
-/// the same bits, near `expected`, and leave what lies between the pixels alone.
-fn check(shape: Shape, gap: usize, expected: &[f64], tolerance: f64, work: impl Fn(Isa, GridMut)) {
+/// the same bits, near `expected`, and leave what lies between the pixels alone. Adds the bits to `all_bits`.
+fn check(all_bits: &mut Bits, shape: Shape, gap: usize, expected: &[f64], tolerance: f64, work: impl Fn(Isa, GridMut)) {
     let mut first: Option<Vec<u32>> = None;
     for isa in Isa::all() {
         let wide = Shape { channels: shape.channels + gap, ..shape };
@@ -78,6 +95,7 @@ fn check(shape: Shape, gap: usize, expected: &[f64], tolerance: f64, work: impl 
         let bits: Vec<u32> = out.values.iter().map(|value| value.to_bits()).collect();
         assert!(*first.get_or_insert_with(|| bits.clone()) == bits, "{isa:?} gives other bits");
     }
+    all_bits.add(&first.unwrap_or_default());
 }
 
 fn silu64(x: f64) -> f64 {
@@ -95,7 +113,7 @@ struct Case {
     extras: bool,
 }
 
-fn check_conv(case: Case) {
+fn check_conv(bits: &mut Bits, case: Case) {
     let Case { input, outputs, size, stride, upsample, int8, extras } = case;
     let mut random = Random(outputs as u64 * 100 + input.len() as u64);
     let kernel = Kernel { outputs, inputs: input.channels, size };
@@ -129,7 +147,7 @@ fn check_conv(case: Case) {
         }
         silu64(sum + f64::from(vector[o]) + residual.at(y as isize, column as isize, o))
     });
-    check(output, 4, &expected, 2e-5, |isa, out| {
+    check(bits, output, 4, &expected, 2e-5, |isa, out| {
         let mut scratch = vec![f32::NAN; conv.scratch(output).unwrap()];
         let inputs = ConvInputs {
             x: x.grid(),
@@ -142,6 +160,7 @@ fn check_conv(case: Case) {
 
 #[test]
 fn convolution() {
+    let mut bits = Bits::default();
     for (input, outputs) in [
         (shape(5, 7, 3), 1),
         (shape(1, 1, 33), 50),
@@ -153,20 +172,23 @@ fn convolution() {
             for int8 in [false, true] {
                 let case = Case { input, outputs, size, stride, upsample: false, int8, extras: int8 };
                 if input.height + 2 * (size / 2) >= size {
-                    check_conv(case);
+                    check_conv(&mut bits, case);
                 }
             }
         }
     }
+    bits.assert_same_everywhere(0xab6d_f908);
 }
 
 #[test]
 fn convolution_of_what_is_made_larger() {
+    let mut bits = Bits::default();
     for (input, outputs) in [(shape(5, 3, 7), 19), (shape(1, 1, 5), 3), (shape(4, 6, 16), 32)] {
         for (int8, extras) in [(false, false), (false, true), (true, false), (true, true)] {
-            check_conv(Case { input, outputs, size: 3, stride: 1, upsample: true, int8, extras });
+            check_conv(&mut bits, Case { input, outputs, size: 3, stride: 1, upsample: true, int8, extras });
         }
     }
+    bits.assert_same_everywhere(0x522f_df73);
 }
 
 #[test]
@@ -183,6 +205,7 @@ fn a_convolution_that_does_not_fit_has_no_output() {
 
 #[test]
 fn group_normalisation() {
+    let mut bits = Bits::default();
     for (shape, groups) in [(shape(5, 3, 12), 3), (shape(1, 7, 33), 1), (shape(2, 2, 40), 5), (shape(3, 3, 7), 7)] {
         for silu in [false, true] {
             let mut random = Random(groups as u64);
@@ -209,15 +232,17 @@ fn group_normalisation() {
                 let value = normal * f64::from(norm.scale[c]) + f64::from(norm.shift[c]);
                 if silu { silu64(value) } else { value }
             });
-            check(shape, 2, &expected, 5e-6, |isa, out| {
+            check(&mut bits, shape, 2, &expected, 5e-6, |isa, out| {
                 norm.run(isa, x.grid(), out, &mut vec![f32::NAN; 2 * shape.channels]);
             });
         }
     }
+    bits.assert_same_everywhere(0x4a02_fb69);
 }
 
 #[test]
 fn layer_normalisation() {
+    let mut bits = Bits::default();
     for shape in [shape(3, 5, 7), shape(1, 1, 50), shape(2, 2, 32)] {
         let mut random = Random(shape.len() as u64);
         let x = Loose::new(&mut random, shape, 1);
@@ -233,14 +258,16 @@ fn layer_normalisation() {
             let i = (y * shape.width + column) * shape.channels + c;
             (all[i] - mean) / (variance + 1e-5).sqrt() * f64::from(norm.scale[i]) + f64::from(norm.shift[i])
         });
-        check(shape, 6, &expected, 5e-6, |isa, out| {
+        check(&mut bits, shape, 6, &expected, 5e-6, |isa, out| {
             norm.run(isa, x.grid(), out, &mut vec![f32::NAN; 2 * shape.channels]);
         });
     }
+    bits.assert_same_everywhere(0xbaa3_ca41);
 }
 
 #[test]
 fn attention() {
+    let mut bits = Bits::default();
     for (shape, heads) in [(shape(3, 5, 21), 3), (shape(1, 1, 4), 1), (shape(4, 8, 64), 2)] {
         let mut random = Random(heads as u64);
         let qkv = Loose::new(&mut random, Shape { channels: 3 * shape.channels, ..shape }, 2);
@@ -259,22 +286,25 @@ fn attention() {
             let mixed: f64 = weights.iter().enumerate().map(|(token, weight)| weight * at(2, token, c)).sum();
             mixed / weights.iter().sum::<f64>()
         });
-        check(shape, 3, &expected, 5e-5, |isa, out| {
+        check(&mut bits, shape, 3, &expected, 5e-5, |isa, out| {
             let mut scratch = vec![f32::NAN; attention.scratch(shape).unwrap()];
             attention.run(isa, qkv.grid(), out, &mut scratch);
         });
     }
+    bits.assert_same_everywhere(0xa668_ba1e);
 }
 
 #[test]
 fn silu_everywhere() {
+    let mut bits = Bits::default();
     let mut random = Random(5);
     for (shape, size) in [(shape(3, 5, 19), 1.0), (shape(9, 9, 16), 30.0), (shape(2, 3, 1), 1e4)] {
         let mut x = Loose::new(&mut random, shape, 1);
         x.values.iter_mut().for_each(|value| *value *= size);
         let expected = values_of(shape, |y, column, c| silu64(x.at(y as isize, column as isize, c)));
-        check(shape, 2, &expected, 2e-7 * f64::from(size), |isa, out| silu(isa, x.grid(), out));
+        check(&mut bits, shape, 2, &expected, 2e-7 * f64::from(size), |isa, out| silu(isa, x.grid(), out));
     }
+    bits.assert_same_everywhere(0x527c_5b4d);
 }
 
 #[test]
@@ -293,32 +323,36 @@ fn the_exponential_is_close_at_every_size() {
 
 #[test]
 fn sums_and_moves() {
+    let mut bits = Bits::default();
     let shape = shape(4, 6, 12);
     let mut random = Random(6);
     let (a, b, vector) = (Loose::new(&mut random, shape, 2), Loose::new(&mut random, shape, 0), random.values(12));
     let at = |x: &Loose, y: usize, column: usize, c: usize| x.at(y as isize, column as isize, c);
     let sum = values_of(shape, |y, x, c| at(&a, y, x, c) + at(&b, y, x, c));
-    check(shape, 1, &sum, 1e-7, |_, out| add(a.grid(), b.grid(), out));
+    check(&mut bits, shape, 1, &sum, 1e-7, |_, out| add(a.grid(), b.grid(), out));
     let sum = values_of(shape, |y, x, c| at(&a, y, x, c) + f64::from(vector[c]));
-    check(shape, 1, &sum, 1e-7, |_, out| add_vector(a.grid(), &vector, out));
-    check(shape, 1, &a.all(), 0.0, |_, out| copy(a.grid(), out));
+    check(&mut bits, shape, 1, &sum, 1e-7, |_, out| add_vector(a.grid(), &vector, out));
+    check(&mut bits, shape, 1, &a.all(), 0.0, |_, out| copy(a.grid(), out));
     let larger = Shape { channels: 3, height: 8, width: 12 };
     let spread = values_of(larger, |y, x, c| at(&a, y / 2, x / 2, (y % 2 * 2 + x % 2) * 3 + c));
-    check(larger, 1, &spread, 0.0, |_, out| depth_to_space(a.grid(), 2, out));
+    check(&mut bits, larger, 1, &spread, 0.0, |_, out| depth_to_space(a.grid(), 2, out));
     let window = Grid { view: a.view.window(1, 2, 2, 3), ..a.grid() };
     let part = Shape { height: 2, width: 3, ..shape };
-    check(part, 1, &values_of(part, |y, x, c| at(&a, y + 1, x + 2, c)), 0.0, |_, out| copy(window, out));
+    check(&mut bits, part, 1, &values_of(part, |y, x, c| at(&a, y + 1, x + 2, c)), 0.0, |_, out| copy(window, out));
 
     let mut planes = vec![0.0; shape.len()];
     write_planes(a.grid(), &mut planes);
     assert_eq!(f64::from(planes[(5 * 4 + 3) * 6 + 2]), a.at(3, 2, 5));
-    check(shape, 1, &a.all(), 0.0, |_, out| read_planes(&planes, out));
+    check(&mut bits, shape, 1, &a.all(), 0.0, |_, out| read_planes(&planes, out));
+    bits.assert_same_everywhere(0xeaa9_c491);
 }
 
 #[test]
 fn sinusoids() {
+    let mut bits = Bits::default();
     let rates = [1.0, 0.01, 0.3];
     let angles = rates.map(|rate| f64::from(937.0f32 * rate));
     let expected: Vec<f64> = angles.iter().map(|a| a.cos()).chain(angles.iter().map(|a| a.sin())).collect();
-    check(shape(1, 1, 6), 3, &expected, 1e-6, |_, out| sinusoid(937.0, &rates, out));
+    check(&mut bits, shape(1, 1, 6), 3, &expected, 1e-6, |_, out| sinusoid(937.0, &rates, out));
+    bits.assert_same_everywhere(0xa1ba_af67);
 }
