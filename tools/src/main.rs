@@ -22,6 +22,7 @@ use rissole_train::stages::{INTERRUPTED, Run, Stage};
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 #[command(after_help = "Examples:\n  rissole-train run tools/recipes/avatars64.toml --bundle models/avatars64\n  \
+    rissole-train run tools/recipes/pictures64.toml --pictures my-pictures --name mine\n  \
     rissole-train stage denoiser tools/recipes/avatars64.toml\n  \
     rissole-train run my.toml --features inception.onnx --feature-output pool\n\n\
     Exit codes: 0 ok, 2 usage, 3 bad file, 5 I/O, 130 interrupted.")]
@@ -65,6 +66,12 @@ enum Command {
 struct RunArgs {
     /// The recipe.
     recipe: PathBuf,
+    /// A folder or zip of pictures in place of the recipe's own
+    #[arg(long, value_name = "PATH")]
+    pictures: Option<PathBuf>,
+    /// Name of the bundle and of the run in place of the recipe's
+    #[arg(long)]
+    name: Option<String>,
     /// Folder of runs; this one's checkpoints go to RUNS/NAME.
     #[arg(long, default_value = "runs")]
     runs: PathBuf,
@@ -78,7 +85,9 @@ struct RunArgs {
 
 impl RunArgs {
     fn open(self) -> Result<Run> {
-        Run::new(Recipe::load(&self.recipe)?, &self.runs, self.bundle, self.features)
+        let mut recipe = Recipe::load(&self.recipe)?;
+        recipe.take(self.pictures, self.name)?;
+        Run::new(recipe, &self.runs, self.bundle, self.features)
     }
 }
 

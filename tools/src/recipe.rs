@@ -103,6 +103,23 @@ impl Recipe {
         Ok(recipe)
     }
 
+    /// Takes the pictures at `path`, a folder or a zip, in place of the recipe's own, under the name `name` where there
+    /// is one. What the recipe says of its own pictures goes.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a name that is none.
+    pub fn take(&mut self, path: Option<PathBuf>, name: Option<String>) -> Result<()> {
+        if let Some(path) = path {
+            let folder = path.file_name().map_or_else(|| ".".into(), |name| name.to_string_lossy().into_owned());
+            self.data.description = format!("the pictures in {folder}");
+            self.licence = format!("not stated; weights and database are made from the pictures in {folder}");
+            self.data.source = Source { path, layout: None, limit: None, ..self.data.source };
+            (self.data.hold_out_last, self.about) = (false, None);
+        }
+        self.name = name.unwrap_or_else(|| std::mem::take(&mut self.name));
+        self.check()
+    }
+
     fn check(&self) -> Result<()> {
         let fault = |text: &str| Err(Error::Usage(text.to_owned()));
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
@@ -150,5 +167,35 @@ impl Recipe {
     /// The run's folder below `runs`.
     pub fn run_dir(&self, runs: &Path) -> PathBuf {
         runs.join(&self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipes() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes")
+    }
+
+    #[test]
+    fn the_recipes_that_are_shipped_are_sound() {
+        let files = std::fs::read_dir(recipes()).unwrap().map(|entry| entry.unwrap().path());
+        let loaded = files.filter(|path| path.extension().is_some_and(|e| e == "toml")).map(|path| {
+            let recipe = Recipe::load(&path).unwrap();
+            assert_eq!(path.file_stem().unwrap().to_str().unwrap(), recipe.name);
+            assert!(recipe.about.is_none_or(|about| about.is_file()));
+        });
+        assert!(loaded.count() >= 2);
+    }
+
+    #[test]
+    fn pictures_of_one_s_own_leave_nothing_said_of_others() {
+        let mut recipe = Recipe::load(&recipes().join("avatars64.toml")).unwrap();
+        recipe.take(Some("/data/cats.zip".into()), Some("cats".into())).unwrap();
+        assert_eq!((recipe.name.as_str(), recipe.data.source.path.to_str()), ("cats", Some("/data/cats.zip")));
+        let text = toml::to_string(&recipe).unwrap();
+        assert!(!["avatar", "DiceBear", "CC-BY", "Melin"].iter().any(|word| text.contains(word)), "{text}");
+        assert!(recipe.take(None, Some("../cats".into())).is_err());
     }
 }
