@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::Source;
 use crate::evaluate::samples::Setting;
 use crate::export::Weights;
+use crate::train::decoder::DecoderTraining;
 use crate::train::denoiser::DenoiserTraining;
 use crate::train::vqgan::VqganTraining;
 
@@ -28,6 +29,9 @@ pub struct Recipe {
     pub vqgan: VqganTraining,
     /// The denoiser, its blocks and its neighbours.
     pub denoiser: DenoiserTraining,
+    /// Training of the decoder on, encoder and codebook fixed; absent: it stays the VQ-GAN's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoder: Option<DecoderTraining>,
     /// How the bundle is sampled by default.
     pub sampling: Sampling,
     /// How the networks are written.
@@ -136,7 +140,7 @@ impl Recipe {
         if !(1..=65_536).contains(&model.codebook_size) || self.denoiser.thumbnail_codebook_size > 65_536 {
             return fault("a codebook must have 1…65536 entries");
         }
-        if self.vqgan.batch == 0 || self.denoiser.batch == 0 {
+        if self.vqgan.batch == 0 || self.denoiser.batch == 0 || self.decoder.as_ref().is_some_and(|d| d.batch == 0) {
             return fault("a batch must hold at least one sample");
         }
         if self.evaluation.samples < 2 {

@@ -53,6 +53,13 @@ batch = 4
 steps = 6
 unet = { widths = [8], residuals = 1, embedding = 8 }
 optimizer = { rate = 1e-3, warmup = 2, weight_decay = 0.01, max_norm = 1.0, average_decay = 0.9 }
+[decoder]
+batch = 2
+steps = 5
+squared_weight = 1.0
+difference_weight = 1.0
+optimizer = { rate = 1e-3, warmup = 2, weight_decay = 0.0, max_norm = 1.0, average_decay = 0.9 }
+discriminator = { width = 8, from = 2, weight = 0.25, rate = 1e-3 }
 [sampling]
 sampler = "dpm++2m"
 steps = 3
@@ -136,6 +143,7 @@ fn a_recipe_becomes_the_same_measured_bundle_however_often_it_is_interrupted() {
         "blocks.rshn",
         "manifest.json",
         "denoiser.svg",
+        "decoder.svg",
     ] {
         assert!(bytes(cut.path(), name) == bytes(whole.path(), name), "{name}");
     }

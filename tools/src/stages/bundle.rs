@@ -36,7 +36,7 @@ impl Run {
         let (latent, side) = (recipe.latent_shape(), recipe.data.source.size);
         let weights = recipe.export.weights;
         let mut denoiser = self.denoiser(backend)?;
-        let mut vqgan = self.vqgan(backend)?;
+        let mut vqgan = self.finished_vqgan(backend)?;
         let file = |name: &str, output: &str, (tape, node): (Tape<'_, Cpu>, NodeId)| {
             let spec = ExportSpec { name, output: (node, output), weights };
             (format!("{name}.onnx"), to_onnx_bytes(&tape, backend, spec))

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use rissole::{Error, Manifest, Result};
 
 use super::Run;
-use super::evaluate::{CURVES, SAMPLES};
+use super::evaluate::SAMPLES;
 use crate::evaluate::measure::Row;
 use crate::evaluate::report::Report;
 use crate::evaluate::samples::Setting;
@@ -30,7 +30,7 @@ impl Run {
             Some(report) => {
                 measures(&mut card, report);
                 card.push_str("\n## Training\n");
-                for stage in CURVES {
+                for stage in self.training_stages() {
                     let _ = writeln!(card, "![Training curve: {0}]({0}.svg)\n", stage.name());
                 }
             }
@@ -45,6 +45,9 @@ impl Run {
         let (vqgan, denoiser) = (&recipe.vqgan, &recipe.denoiser);
         let shape = latent.shape;
         let how = |on: bool, text: String| if on { text } else { String::new() };
+        let decoder = recipe.decoder.as_ref().map_or_else(String::new, |decoder| {
+            format!(", decoder alone {} steps of {} pictures", decoder.steps, decoder.batch)
+        });
         let facts = [
             ("Data", recipe.data.description.clone()),
             ("Licence", manifest.licence.clone()),
@@ -79,9 +82,10 @@ impl Run {
             (
                 "Training",
                 format!(
-                    "VQ-GAN {} steps of {} pictures, denoiser {} steps of {} blocks; recipe `{}.toml`, seed {}",
-                    vqgan.steps, vqgan.batch, denoiser.steps, denoiser.batch, recipe.name, recipe.seed
-                ),
+                    "VQ-GAN {} steps of {} pictures, denoiser {} steps of {} blocks",
+                    vqgan.steps, vqgan.batch, denoiser.steps, denoiser.batch
+                ) + &decoder
+                    + &format!("; recipe `{}.toml`, seed {}", recipe.name, recipe.seed),
             ),
         ];
         card.push_str("| | |\n|---|---|\n");

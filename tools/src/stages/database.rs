@@ -85,6 +85,19 @@ fn block_codes(grid: &BlockGrid, codes: &[u32]) -> Vec<Vec<u16>> {
     (0..grid.blocks()).map(of_block).collect()
 }
 
+/// Codes of all latents of a database, `N × H·W`: the other way round.
+pub(super) fn latent_codes(database: &BlockDatabase, grid: &BlockGrid) -> Result<Vec<u16>> {
+    let (images, cells) = (database.images(), grid.latent().cells());
+    let mut codes = vec![0u16; images as usize * cells];
+    for (image, latent) in (0..images).zip(codes.chunks_exact_mut(cells)) {
+        for block in 0..grid.blocks() {
+            let row = database.code_row(image, grid.position_of(block))?;
+            grid.block_cells(block).zip(row.iter()).for_each(|(cell, code)| latent[cell] = code as u16);
+        }
+    }
+    Ok(codes)
+}
+
 /// Averages of the cells under each thumbnail cell, `N × h·w × C`.
 fn averaged_cells(grid: &BlockGrid, codebook: &Codebook, codes: &[u32]) -> Vec<f32> {
     let c = codebook.channels;

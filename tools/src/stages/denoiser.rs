@@ -1,23 +1,54 @@
 //! Stage: train conditioner and denoiser.
 
+use std::path::Path;
+
 use rayon::prelude::*;
 use rissole::diffusion::Schedule;
 use rissole::index::{FrozenIndex, SearchScratch};
 use rissole::store::BlockDatabase;
 use rissole::{Error, Result};
 
-use super::curve::Curve;
-use super::{Run, Stage, interrupted, progress};
+use super::database::latent_codes;
+use super::training::Training;
+use super::{Run, Stage};
 use crate::backend::Backend;
 use crate::backend::choice::on_device;
 use crate::random::Random;
 use crate::train::denoiser::{DenoiserTrainer, TrainedDenoiser};
-use crate::train::latents::{LatentSet, Sampler};
+use crate::train::latents::{Batch, LatentSet, Sampler};
 
-/// Steps between two rows of the curve.
-const REPORT_EVERY: u64 = 50;
-/// Steps between two checkpoints.
-const SAVE_EVERY: u64 = 250;
+struct OnBlocks<'a, B: Backend> {
+    trainer: DenoiserTrainer<'a, B>,
+    sampler: Sampler<'a>,
+    batch: usize,
+    /// The next batch, drawn while a GPU works on the one before.
+    ahead: Option<Batch>,
+}
+
+impl<B: Backend> Training for OnBlocks<'_, B> {
+    const MEASURES: &'static [&'static str] = &["loss"];
+
+    fn parameters(&self) -> usize {
+        self.trainer.parameters()
+    }
+
+    fn step(&self) -> u64 {
+        self.trainer.step
+    }
+
+    fn advance(&mut self, saved_after: bool) -> Result<Vec<f64>> {
+        let Self { trainer, sampler, batch, ahead } = self;
+        let drawn = ahead.take().unwrap_or_else(|| sampler.draw(*batch, &mut trainer.random));
+        trainer.submit(&drawn);
+        // Not before a checkpoint, which keeps the random state.
+        *ahead = (!saved_after).then(|| sampler.draw(*batch, &mut trainer.random));
+        Ok(vec![trainer.finish()?])
+    }
+
+    fn save(&self, path: &Path) -> Result<()> {
+        self.trainer.save(path)
+    }
+}
 
 impl Run {
     pub(super) fn train_denoiser(&self) -> Result<()> {
@@ -26,46 +57,13 @@ impl Run {
 
     fn train_denoiser_on<B: Backend>(&self, backend: &B) -> Result<()> {
         let config = &self.recipe.denoiser;
-        let path = self.product(Stage::Denoiser);
         let set = self.latent_set()?;
         let schedule = Schedule::new(config.schedule, config.timesteps)?;
         let sampler = Sampler::new(&set, config.batch_settings(schedule.alphas_cumprod()));
         let mut trainer = DenoiserTrainer::new(backend, config, set.grid.latent(), self.recipe.seed)?;
-        trainer.resume(&path)?;
-        log::info!("denoiser: {} parameters, from step {}", trainer.parameters(), trainer.step);
-        let mut curve = Curve::open(&self.dir.join("denoiser.csv"), "step,loss", trainer.step)?;
-        let bar = progress("denoiser", config.steps);
-        let mut sum = 0.0;
-        let mut ahead = None;
-        while trainer.step < config.steps {
-            let batch = ahead.take().unwrap_or_else(|| sampler.draw(config.batch, &mut trainer.random));
-            trainer.submit(&batch);
-            // The next batch is drawn while a GPU works, but not before a checkpoint, which keeps the random state.
-            let saves = trainer.step == config.steps || trainer.step.is_multiple_of(SAVE_EVERY) || interrupted();
-            ahead = (!saves).then(|| sampler.draw(config.batch, &mut trainer.random));
-            let loss = trainer.finish()?;
-            if !loss.is_finite() {
-                return Err(Error::Usage(format!("denoiser: the loss is not finite at step {}", trainer.step)));
-            }
-            sum += loss;
-            bar.set_position(trainer.step);
-            if trainer.step.is_multiple_of(REPORT_EVERY) {
-                let mean = sum / REPORT_EVERY as f64;
-                curve.add(trainer.step, &[mean])?;
-                log::debug!("denoiser step {}: loss {mean:.4}", trainer.step);
-                bar.set_message(format!("loss {mean:.4}"));
-                sum = 0.0;
-            }
-            if trainer.step.is_multiple_of(SAVE_EVERY) {
-                trainer.save(&path)?;
-            }
-            if interrupted() && ahead.is_none() {
-                trainer.save(&path)?;
-                return Err(Error::Interrupted);
-            }
-        }
-        bar.finish_and_clear();
-        trainer.save(&path)
+        trainer.resume(&self.product(Stage::Denoiser))?;
+        let training = OnBlocks { trainer, sampler, batch: config.batch, ahead: None };
+        self.train(Stage::Denoiser, training, config.steps)
     }
 
     /// The trained conditioner and denoiser.
@@ -93,17 +91,10 @@ impl Run {
         let grid = config.shape(self.recipe.latent_shape())?.grid;
         let scale = latent_scale(&database, &grid)?;
         let scaled = |values: &[f32]| values.iter().map(|v| v * scale).collect::<Vec<_>>();
-        let (images, cells) = (database.images(), grid.latent().cells());
-        let mut codes = vec![0u16; images as usize * cells];
+        let images = database.images();
         let mut thumbnail_codes = Vec::new();
-        for image in 0..images {
-            for block in 0..grid.blocks() {
-                let row = database.code_row(image, grid.position_of(block))?;
-                for (cell, code) in grid.block_cells(block).zip(row.iter()) {
-                    codes[image as usize * cells + cell] = code as u16;
-                }
-            }
-            if grid.has_thumbnail() {
+        if grid.has_thumbnail() {
+            for image in 0..images {
                 thumbnail_codes.extend(database.code_row(image, 0)?.iter().map(|code| code as u16));
             }
         }
@@ -112,7 +103,7 @@ impl Run {
         Ok(LatentSet {
             grid,
             codebook: scaled(database.codebook()),
-            codes,
+            codes: latent_codes(&database, &grid)?,
             thumbnail_codebook: scaled(database.thumbnail_codebook().unwrap_or_default()),
             thumbnail_codes,
             neighbours,

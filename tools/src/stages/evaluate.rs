@@ -10,8 +10,6 @@ use crate::export::bundle::describe_bundle;
 
 /// File name of the sample grid, in the report's folder and in the bundle.
 pub(super) const SAMPLES: &str = "samples.png";
-/// The stages with a training curve, `NAME.csv` in the run's folder, `NAME.svg` in the bundle.
-pub(super) const CURVES: [Stage; 2] = [Stage::Vqgan, Stage::Denoiser];
 
 impl Run {
     pub(super) fn evaluate(&self) -> Result<()> {
@@ -32,12 +30,13 @@ impl Run {
                 features: self.features.clone(),
                 kid_subsets: subsets.count,
                 kid_subset_size: subsets.size,
-                curves: CURVES.map(|stage| self.dir.join(format!("{}.csv", stage.name()))).to_vec(),
+                curves: self.training_stages().map(|stage| self.curve(stage)).collect(),
                 out: out.clone(),
             },
             &INTERRUPTED,
         )?;
-        let names = CURVES.map(|stage| format!("{}.svg", stage.name())).into_iter().chain([SAMPLES.to_owned()]);
+        let curves = self.training_stages().map(|stage| format!("{}.svg", stage.name()));
+        let names = curves.chain([SAMPLES.to_owned()]);
         let read = |name: String| {
             let path = out.join(&name);
             std::fs::read(&path).map(|bytes| (name, bytes)).map_err(|e| Error::io(&path, e))

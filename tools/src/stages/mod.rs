@@ -5,8 +5,10 @@ mod bundle;
 mod card;
 mod curve;
 mod database;
+mod decoder;
 mod denoiser;
 mod evaluate;
+mod training;
 mod vqgan;
 
 use std::collections::BTreeMap;
@@ -37,6 +39,8 @@ pub enum Stage {
     Index,
     /// Train the denoiser.
     Denoiser,
+    /// Train the decoder on, encoder and codebook fixed; nothing to do where the recipe has no `[decoder]`.
+    Decoder,
     /// Quantize, export, write and verify the bundle.
     Export,
     /// Measure the bundle, and write its card.
@@ -45,8 +49,16 @@ pub enum Stage {
 
 impl Stage {
     /// All stages in order.
-    pub const ALL: [Self; 7] =
-        [Self::Prepare, Self::Vqgan, Self::Encode, Self::Index, Self::Denoiser, Self::Export, Self::Evaluate];
+    pub const ALL: [Self; 8] = [
+        Self::Prepare,
+        Self::Vqgan,
+        Self::Encode,
+        Self::Index,
+        Self::Denoiser,
+        Self::Decoder,
+        Self::Export,
+        Self::Evaluate,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -55,6 +67,7 @@ impl Stage {
             Self::Encode => "encode",
             Self::Index => "index",
             Self::Denoiser => "denoiser",
+            Self::Decoder => "decoder",
             Self::Export => "export",
             Self::Evaluate => "evaluate",
         }
@@ -99,6 +112,9 @@ impl Run {
     /// # Errors
     /// Whatever the stage meets; [`Error::Interrupted`] after Ctrl-C, with everything saved.
     pub fn stage(&self, stage: Stage) -> Result<()> {
+        if stage == Stage::Decoder && self.recipe.decoder.is_none() {
+            return Ok(());
+        }
         let name = stage.name();
         let settings = self.settings(stage)?;
         let before = self.done()?.get(name).is_some_and(|before| before.starts_with(&settings));
@@ -113,6 +129,7 @@ impl Run {
             Stage::Encode => self.encode()?,
             Stage::Index => self.build_index()?,
             Stage::Denoiser => self.train_denoiser()?,
+            Stage::Decoder => self.train_decoder()?,
             Stage::Export => self.export()?,
             Stage::Evaluate => self.evaluate()?,
         }
@@ -130,6 +147,7 @@ impl Run {
             Stage::Encode => self.dir.join("blocks.rsdb"),
             Stage::Index => self.dir.join("blocks.rshn"),
             Stage::Denoiser => self.dir.join("denoiser.ckpt"),
+            Stage::Decoder => self.dir.join("decoder.ckpt"),
             Stage::Export => self.bundle_dir.clone(),
             Stage::Evaluate => self.bundle_dir.join(evaluate::SAMPLES),
         }
@@ -146,9 +164,11 @@ impl Run {
             Stage::Vqgan => settings_hash(&(data, &r.vqgan)),
             Stage::Encode | Stage::Index => settings_hash(&(data, &r.vqgan, blocks)),
             Stage::Denoiser => settings_hash(&(data, &r.vqgan, d)),
+            Stage::Decoder => settings_hash(&(data, &r.vqgan, blocks, &r.decoder)),
             // A denoiser that was exported half trained is exported again when it has trained on.
             Stage::Export => {
-                settings_hash(&(&r.name, &r.licence, data, &r.vqgan, d, &r.sampling, &r.export, self.denoiser_steps()?))
+                let trained = (&r.vqgan, d, self.denoiser_steps()?, &r.decoder);
+                settings_hash(&(&r.name, &r.licence, data, trained, &r.sampling, &r.export))
             }
             // A run without feature network leaves alone what was measured with one.
             Stage::Evaluate => {

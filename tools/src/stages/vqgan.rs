@@ -1,18 +1,48 @@
 //! Stage: train the VQ-GAN.
 
+use std::path::Path;
+
 use rissole::{Error, Result};
 
-use super::curve::Curve;
-use super::{Run, Stage, interrupted, normalised, progress};
+use super::training::Training;
+use super::{Run, Stage, normalised};
 use crate::backend::Backend;
 use crate::backend::choice::on_device;
 use crate::data::{Dataset, Split};
 use crate::train::vqgan::{Vqgan, VqganTrainer};
 
-/// Steps between two rows of the curve.
-const REPORT_EVERY: u64 = 50;
-/// Steps between two checkpoints.
-const SAVE_EVERY: u64 = 250;
+struct OnPictures<'a, B: Backend> {
+    trainer: VqganTrainer<'a, B>,
+    dataset: Dataset,
+    split: Split,
+    batch: usize,
+}
+
+impl<B: Backend> Training for OnPictures<'_, B> {
+    const MEASURES: &'static [&'static str] =
+        &["absolute", "squared", "commitment", "adversarial_weight", "discriminator"];
+
+    fn parameters(&self) -> usize {
+        self.trainer.parameters()
+    }
+
+    fn step(&self) -> u64 {
+        self.trainer.step
+    }
+
+    fn advance(&mut self, _saved_after: bool) -> Result<Vec<f64>> {
+        let Self { trainer, dataset, split, batch } = self;
+        let drawn = (0..*batch).map(|_| split.train[trainer.random.below(split.train.len())]).collect::<Vec<_>>();
+        let pixels: Vec<f32> = drawn.into_iter().flat_map(|image| normalised(dataset, image as usize)).collect();
+        let l = trainer.train(&pixels, dataset.height, dataset.width)?;
+        let p = l.picture;
+        Ok(vec![p.absolute, p.squared, l.commitment, p.adversarial_weight, p.discriminator])
+    }
+
+    fn save(&self, path: &Path) -> Result<()> {
+        self.trainer.save(path)
+    }
+}
 
 impl Run {
     pub(super) fn train_vqgan(&self) -> Result<()> {
@@ -22,40 +52,9 @@ impl Run {
     fn train_vqgan_on<B: Backend>(&self, backend: &B) -> Result<()> {
         let (dataset, split) = self.dataset()?;
         let config = &self.recipe.vqgan;
-        let path = self.product(Stage::Vqgan);
         let mut trainer = VqganTrainer::new(backend, config, self.recipe.seed);
-        trainer.resume(&path)?;
-        log::info!("vqgan: {} parameters, from step {}", trainer.parameters(), trainer.step);
-        let header = "step,absolute,squared,commitment,adversarial_weight,discriminator";
-        let mut curve = Curve::open(&self.dir.join("vqgan.csv"), header, trainer.step)?;
-        let bar = progress("vqgan", config.steps);
-        let mut sums = [0.0; 5];
-        while trainer.step < config.steps {
-            let batch = draw(&dataset, &split, config.batch, &mut trainer);
-            let l = trainer.train(&batch, dataset.height, dataset.width)?;
-            let row = [l.absolute, l.squared, l.commitment, l.adversarial_weight, l.discriminator];
-            if !row.iter().all(|v| v.is_finite()) {
-                return Err(Error::Usage(format!("vqgan: the loss is not finite at step {}", trainer.step)));
-            }
-            sums.iter_mut().zip(row).for_each(|(sum, v)| *sum += v);
-            bar.set_position(trainer.step);
-            if trainer.step.is_multiple_of(REPORT_EVERY) {
-                let means = sums.map(|s| s / REPORT_EVERY as f64);
-                curve.add(trainer.step, &means)?;
-                log::debug!("vqgan step {}: absolute {:.4} squared {:.4}", trainer.step, means[0], means[1]);
-                bar.set_message(format!("absolute error {:.4}", means[0]));
-                sums = [0.0; 5];
-            }
-            if trainer.step.is_multiple_of(SAVE_EVERY) {
-                trainer.save(&path)?;
-            }
-            if interrupted() {
-                trainer.save(&path)?;
-                return Err(Error::Interrupted);
-            }
-        }
-        bar.finish_and_clear();
-        trainer.save(&path)
+        trainer.resume(&self.product(Stage::Vqgan))?;
+        self.train(Stage::Vqgan, OnPictures { trainer, dataset, split, batch: config.batch }, config.steps)
     }
 
     /// The trained VQ-GAN.
@@ -68,13 +67,4 @@ impl Run {
         }
         trainer.into_averaged().map_err(|e| Error::file(&path, e.to_string()))
     }
-}
-
-fn draw<B: Backend>(dataset: &Dataset, split: &Split, count: usize, trainer: &mut VqganTrainer<B>) -> Vec<f32> {
-    let mut batch = Vec::with_capacity(count * dataset.width * dataset.height * 3);
-    for _ in 0..count {
-        let image = split.train[trainer.random.below(split.train.len())] as usize;
-        batch.extend(normalised(dataset, image));
-    }
-    batch
 }

@@ -96,6 +96,16 @@ impl<B: Backend> ParamSet<B> {
         backend.update(settings, &mut tensors.collect::<Vec<_>>());
     }
 
+    /// Takes over values and moving averages of the tensors that have the same name and shape in `other`.
+    pub fn copy_from(&mut self, backend: &B, other: &Self) {
+        for p in &mut self.params {
+            if let Some(from) = other.params.iter().find(|o| o.name == p.name && o.shape == p.shape) {
+                p.value = backend.upload(&backend.download(&from.value));
+                p.average = backend.upload(&backend.download(&from.average));
+            }
+        }
+    }
+
     /// Exchanges values and moving averages, before and after a forward pass with the averaged weights.
     pub fn swap_averages(&mut self) {
         self.params.iter_mut().for_each(|p| std::mem::swap(&mut p.value, &mut p.average));

@@ -3,7 +3,9 @@
 
 pub mod checkpoint;
 pub mod codebook;
+pub mod decoder;
 pub mod denoiser;
 pub mod latents;
 pub mod optimizer;
+pub mod picture_loss;
 pub mod vqgan;

@@ -1,5 +1,4 @@
-//! Training of the VQ-GAN: reconstruction (L1 and L2), commitment, codebook by moving averages, and where the
-//! recipe asks for it the patch discriminator with hinge loss and adaptive weight (Esser et al. 2021, eq. 7).
+//! Training of the VQ-GAN: errors of the pictures, commitment, codebook by moving averages.
 
 use std::path::Path;
 
@@ -9,9 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint::{Checkpoint, settings_hash};
 use super::codebook::{self, Codebook};
 use super::optimizer::OptimizerConfig;
-use crate::backend::AdamW;
-use crate::backend::{Backend, Plane};
-use crate::model::discriminator::Discriminator;
+use super::picture_loss::{DiscriminatorTraining, ErrorWeights, PictureErrors, PictureLoss, mean_square};
+use crate::backend::Backend;
 use crate::model::layers::Maker;
 use crate::model::vqgan::{Decoder, Encoder, VqganConfig};
 use crate::random::Random;
@@ -40,34 +38,13 @@ pub struct VqganTraining {
     pub discriminator: Option<DiscriminatorTraining>,
 }
 
-/// Settings of the adversarial loss.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DiscriminatorTraining {
-    /// Channels of its first layer.
-    pub width: usize,
-    /// First step with the adversarial loss.
-    pub from: u64,
-    /// Factor on the adaptive weight.
-    pub weight: f32,
-    /// Its learning rate, held; absent: that of the autoencoder, which has fallen far when a late critic starts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rate: Option<f32>,
-}
-
 /// What one step saw.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct VqganLosses {
-    /// Mean absolute error, pixels in −1…1.
-    pub absolute: f64,
-    /// Mean squared error, pixels in −1…1.
-    pub squared: f64,
+    /// Of the pictures.
+    pub picture: PictureErrors,
     /// Mean squared distance of latents to their codes.
     pub commitment: f64,
-    /// Adaptive weight of the adversarial loss.
-    pub adversarial_weight: f64,
-    /// Hinge loss of the discriminator.
-    pub discriminator: f64,
     /// Entries revived.
     pub revived: usize,
 }
@@ -82,8 +59,7 @@ pub struct VqganTrainer<'a, B: Backend> {
     encoder: Encoder,
     decoder: Decoder,
     codebook: Option<Codebook>,
-    critic_set: ParamSet<B>,
-    critic: Option<Discriminator>,
+    loss: PictureLoss<'a, B>,
     /// Steps done.
     pub step: u64,
     /// Draws batches, initial codes and revivals.
@@ -98,22 +74,9 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         let mut maker = Maker { backend, set: &mut set, random: &mut random };
         let encoder = Encoder::new(&mut maker, &config.model);
         let decoder = Decoder::new(&mut maker, &config.model);
-        let mut critic_set = ParamSet::default();
-        let mut maker = Maker { backend, set: &mut critic_set, random: &mut random };
-        let critic = config.discriminator.as_ref().map(|d| Discriminator::new(&mut maker, d.width));
-        Self {
-            backend,
-            config: config.clone(),
-            seed,
-            set,
-            encoder,
-            decoder,
-            codebook: None,
-            critic_set,
-            critic,
-            step: 0,
-            random,
-        }
+        let weights = ErrorWeights { squared: config.squared_weight, differences: 0.0 };
+        let loss = PictureLoss::new(backend, weights, config.discriminator.as_ref(), &mut random);
+        Self { backend, config: config.clone(), seed, set, encoder, decoder, codebook: None, loss, step: 0, random }
     }
 
     /// The networks with the moving average of their weights, for encoding, evaluation and export.
@@ -162,16 +125,8 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         let decoded = self.decoder.apply(&mut tape, decoded_from);
         let fake = tape.value(decoded.image);
 
-        let mut grad = reconstruction_grad(&fake, images, self.config.squared_weight, &mut losses);
-        let adversary = self.config.discriminator.as_ref().filter(|d| self.step > d.from);
-        if let (Some(settings), Some(critic)) = (adversary, &self.critic) {
-            let from_critic = generator_grad(self.backend, &mut self.critic_set, critic, &fake, shape);
-            let last = |grad: &[f32]| gradient_at_last(self.backend, &tape, decoded.last, grad, shape);
-            let adaptive = (last(&grad) / (last(&from_critic) + 1e-4)).min(1e4);
-            losses.adversarial_weight = adaptive * f64::from(settings.weight);
-            let weight = losses.adversarial_weight as f32;
-            grad.iter_mut().zip(&from_critic).for_each(|(g, a)| *g += weight * a);
-        }
+        let (grad, errors) = self.loss.grad(self.step, &tape, decoded, (&fake, images), shape);
+        losses.picture = errors;
         tape.seed(decoded.image, &grad);
         if let Some(grad) = &commitment_grad {
             tape.seed(latent, grad);
@@ -180,12 +135,7 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         drop(tape);
         let settings = self.config.optimizer.at(self.step, self.config.steps);
         self.set.update(self.backend, &settings);
-
-        if let (true, Some(critic)) = (adversary.is_some(), &self.critic) {
-            losses.discriminator = train_critic(self.backend, &mut self.critic_set, critic, images, &fake, shape);
-            let rate = adversary.and_then(|d| d.rate).unwrap_or(settings.rate);
-            self.critic_set.update(self.backend, &AdamW { rate, ..settings });
-        }
+        losses.picture.discriminator = self.loss.train_critic((&fake, images), shape, &settings);
         self.backend.check()?;
         Ok(losses)
     }
@@ -205,7 +155,7 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
     pub fn checkpoint(&self) -> Result<Checkpoint> {
         let mut checkpoint = Checkpoint::new(self.step, self.settings(), &self.random);
         checkpoint.put_params("vqgan", self.backend, &self.set);
-        checkpoint.put_params("critic", self.backend, &self.critic_set);
+        self.loss.put(&mut checkpoint);
         if let Some(c) = &self.codebook {
             for (name, values) in [("entries", &c.entries), ("uses", &c.uses), ("sums", &c.sums)] {
                 checkpoint.tensors.insert(format!("codebook/{name}"), values.clone());
@@ -229,7 +179,7 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
             return Err(Error::Usage("the checkpoint was made with other settings of [vqgan]".into()));
         }
         checkpoint.take_params("vqgan", self.backend, &mut self.set)?;
-        checkpoint.take_params("critic", self.backend, &mut self.critic_set)?;
+        self.loss.take(&mut checkpoint)?;
         let (k, c) = (self.config.model.codebook_size, self.config.model.latent_channels);
         if checkpoint.tensors.contains_key("codebook/entries") {
             self.codebook = Some(Codebook {
@@ -275,6 +225,16 @@ impl<B: Backend> Vqgan<'_, B> {
         Ok(codes)
     }
 
+    /// Puts the averaged weights of `trained` in place of the decoder's.
+    pub fn replace_decoder(&mut self, trained: &ParamSet<B>) {
+        self.set.copy_from(self.backend, trained);
+    }
+
+    /// The weights of encoder and decoder, averaged.
+    pub fn weights(&self) -> &ParamSet<B> {
+        &self.set
+    }
+
     /// Records the encoder on one picture, for export. Returns the tape and the latent.
     pub fn record_encoder(&mut self, height: usize, width: usize) -> (Tape<'_, B>, NodeId) {
         let mut tape = Tape::new(self.backend, &mut self.set);
@@ -292,78 +252,3 @@ impl<B: Backend> Vqgan<'_, B> {
         (tape, image)
     }
 }
-
-fn mean_square(differences: impl Iterator<Item = f32>, count: usize) -> f64 {
-    differences.map(|d| f64::from(d) * f64::from(d)).sum::<f64>() / count as f64
-}
-
-/// Gradient of mean |fake − real| + w · mean (fake − real)².
-fn reconstruction_grad(fake: &[f32], real: &[f32], squared_weight: f32, losses: &mut VqganLosses) -> Vec<f32> {
-    let share = 1.0 / fake.len() as f32;
-    losses.absolute = fake.iter().zip(real).map(|(f, r)| f64::from((f - r).abs())).sum::<f64>() / fake.len() as f64;
-    losses.squared = mean_square(fake.iter().zip(real).map(|(f, r)| f - r), fake.len());
-    fake.iter()
-        .zip(real)
-        .map(|(f, r)| {
-            let d = f - r;
-            let sign = if d == 0.0 { 0.0 } else { d.signum() };
-            share * (sign + 2.0 * squared_weight * d)
-        })
-        .collect()
-}
-
-/// Gradient of −mean critic(fake) with respect to the picture. The critic's own gradients are dropped.
-fn generator_grad<B: Backend>(
-    backend: &B,
-    set: &mut ParamSet<B>,
-    critic: &Discriminator,
-    fake: &[f32],
-    shape: [usize; 4],
-) -> Vec<f32> {
-    let mut tape = Tape::new(backend, set);
-    let input = tape.input("image", shape, fake);
-    let scores = critic.apply(&mut tape, input);
-    let count = tape.value(scores).len();
-    tape.seed(scores, &vec![-1.0 / count as f32; count]);
-    tape.backward();
-    tape.grad(input).expect("named inputs keep their gradient")
-}
-
-/// Norm of the gradient that `grad` of the picture gives the weights of the decoder's last layer.
-fn gradient_at_last<B: Backend>(backend: &B, tape: &Tape<B>, last: NodeId, grad: &[f32], image: [usize; 4]) -> f64 {
-    let [batch, height, width, channels] = image;
-    let plane = Plane { batch, height: height / 2, width: width / 2, channels: 4 * channels };
-    let (wide, mut deep) = (backend.upload(grad), backend.alloc(grad.len()));
-    backend.space_to_depth(&plane, &wide, &mut deep);
-    let norm = tape.conv_weight_grad_norm(last, &backend.download(&deep));
-    [wide, deep].into_iter().for_each(|b| backend.release(b));
-    norm
-}
-
-/// Hinge loss of the critic on real and fake pictures, its gradients left in `set`.
-fn train_critic<B: Backend>(
-    backend: &B,
-    set: &mut ParamSet<B>,
-    critic: &Discriminator,
-    real: &[f32],
-    fake: &[f32],
-    shape: [usize; 4],
-) -> f64 {
-    set.clear_grads(backend);
-    let mut loss = 0.0;
-    for (images, sign) in [(real, 1.0f32), (fake, -1.0)] {
-        let mut tape = Tape::new(backend, set);
-        let input = tape.input("", shape, images);
-        let scores = critic.apply(&mut tape, input);
-        let values = tape.value(scores);
-        let share = 0.5 / values.len() as f32;
-        loss += values.iter().map(|v| f64::from(share * (1.0 - sign * v).max(0.0))).sum::<f64>();
-        let grad: Vec<f32> = values.iter().map(|v| if sign * v < 1.0 { -sign * share } else { 0.0 }).collect();
-        tape.seed(scores, &grad);
-        tape.backward();
-    }
-    loss
-}
-
-#[cfg(test)]
-mod tests;

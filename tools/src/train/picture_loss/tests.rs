@@ -1,7 +1,9 @@
-//! The critic by itself: it must tell sharp pictures from blurred ones, and its gradient must lead back.
+//! The errors against finite differences; the critic by itself: it must tell sharp pictures from blurred ones, and
+//! its gradient must lead back.
 
 use super::*;
 use crate::backend::cpu::Cpu;
+use crate::train::optimizer::OptimizerConfig;
 
 const SIDE: usize = 32;
 const BATCH: usize = 8;
@@ -50,7 +52,7 @@ fn the_critic_learns_to_tell_sharp_from_blurred() {
     for step in 1..=200 {
         let real = sharp(&mut random);
         let fake = blurred(&real);
-        losses.push(train_critic(&backend, &mut set, &critic, &real, &fake, SHAPE));
+        losses.push(hinge(&backend, &mut set, &critic, &real, &fake, SHAPE));
         set.update(&backend, &config.at(step, 200));
         if step % 20 == 0 {
             println!("{step} {:.4}", losses.last().unwrap());
@@ -74,4 +76,45 @@ fn the_critic_learns_to_tell_sharp_from_blurred() {
     let moved: Vec<f32> = fake.iter().zip(&grad).map(|(f, g)| f - step * g / norm.sqrt()).collect();
     let (rise, expected) = (scored(&moved, &mut set) - scored(&fake, &mut set), step * norm.sqrt());
     assert!((rise / expected - 1.0).abs() < 0.1, "{rise} {expected}");
+}
+
+/// The loss itself, in f64, written pixel by pixel.
+fn slow_loss(fake: &[f32], real: &[f32], [n, h, w, c]: [usize; 4], weights: ErrorWeights) -> f64 {
+    let wrong = |n: usize, y: usize, x: usize, c_: usize| {
+        let at = ((n * h + y) * w + x) * c + c_;
+        f64::from(fake[at]) - f64::from(real[at])
+    };
+    let mut sum = 0.0;
+    for (n, y, x, c) in (0..n * h * w * c).map(|i| (i / (h * w * c), i / (w * c) % h, i / c % w, i % c)) {
+        let here = wrong(n, y, x, c);
+        sum += here.abs() + f64::from(weights.squared) * here * here;
+        let right = (x + 1 < w).then(|| (here - wrong(n, y, x + 1, c)).abs());
+        let below = (y + 1 < h).then(|| (here - wrong(n, y + 1, x, c)).abs());
+        sum += f64::from(weights.differences) * (right.unwrap_or(0.0) + below.unwrap_or(0.0));
+    }
+    sum / fake.len() as f64
+}
+
+#[test]
+fn the_gradient_of_the_errors_is_that_of_finite_differences() {
+    let shape = [2, 3, 5, 3];
+    let mut random = Random::new(5);
+    let mut draw = || (0..90).map(|_| 2.0 * random.uniform() - 1.0).collect::<Vec<f32>>();
+    let (fake, real) = (draw(), draw());
+    for weights in [ErrorWeights { squared: 0.7, differences: 0.0 }, ErrorWeights { squared: 0.3, differences: 1.5 }] {
+        let (grad, errors) = error_grad(&fake, &real, shape, weights);
+        let only_absolute = ErrorWeights { squared: 0.0, differences: 0.0 };
+        assert!((errors.absolute - slow_loss(&fake, &real, shape, only_absolute)).abs() < 1e-6);
+        for i in 0..fake.len() {
+            // Small enough that no sign changes on the way, but for pixels that are nearly equal.
+            let step = 1e-4;
+            let moved = |by: f32| {
+                let mut fake = fake.clone();
+                fake[i] += by;
+                slow_loss(&fake, &real, shape, weights)
+            };
+            let slope = (moved(step) - moved(-step)) / f64::from(2.0 * step);
+            assert!((slope - f64::from(grad[i])).abs() < 1e-4, "{i}: {slope} {}", grad[i]);
+        }
+    }
 }

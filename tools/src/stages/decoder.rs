@@ -1,0 +1,104 @@
+//! Stage: train the decoder on, encoder and codebook fixed, where the recipe asks for it.
+
+use std::path::Path;
+
+use rissole::store::BlockDatabase;
+use rissole::{Error, Result};
+
+use super::database::latent_codes;
+use super::training::Training;
+use super::{Run, Stage, normalised};
+use crate::backend::Backend;
+use crate::backend::choice::on_device;
+use crate::data::{Dataset, Split};
+use crate::train::decoder::DecoderTrainer;
+use crate::train::vqgan::Vqgan;
+
+struct OnLatents<'a, B: Backend> {
+    trainer: DecoderTrainer<'a, B>,
+    dataset: Dataset,
+    split: Split,
+    /// `K × C`.
+    codebook: Vec<f32>,
+    channels: usize,
+    /// Codes of the latents in the order of `split.train`, `N × H·W`.
+    codes: Vec<u16>,
+    batch: usize,
+}
+
+impl<B: Backend> Training for OnLatents<'_, B> {
+    const MEASURES: &'static [&'static str] = &["absolute", "squared", "adversarial_weight", "discriminator"];
+
+    fn parameters(&self) -> usize {
+        self.trainer.parameters()
+    }
+
+    fn step(&self) -> u64 {
+        self.trainer.step
+    }
+
+    fn advance(&mut self, _saved_after: bool) -> Result<Vec<f64>> {
+        let images = self.split.train.len();
+        let cells = self.codes.len() / images;
+        let (mut latents, mut pixels) = (Vec::new(), Vec::new());
+        for _ in 0..self.batch {
+            let image = self.trainer.random.below(images);
+            for &code in &self.codes[image * cells..][..cells] {
+                latents.extend(&self.codebook[usize::from(code) * self.channels..][..self.channels]);
+            }
+            pixels.extend(normalised(&self.dataset, self.split.train[image] as usize));
+        }
+        let e = self.trainer.train(&latents, &pixels, self.dataset.height, self.dataset.width)?;
+        Ok(vec![e.absolute, e.squared, e.adversarial_weight, e.discriminator])
+    }
+
+    fn save(&self, path: &Path) -> Result<()> {
+        self.trainer.save(path)
+    }
+}
+
+impl Run {
+    pub(super) fn train_decoder(&self) -> Result<()> {
+        on_device!(&self.device.open()?, |backend| self.train_decoder_on(backend))
+    }
+
+    fn train_decoder_on<B: Backend>(&self, backend: &B) -> Result<()> {
+        let Some(config) = &self.recipe.decoder else { return Ok(()) };
+        let (dataset, split) = self.dataset()?;
+        let database = BlockDatabase::open(self.product(Stage::Encode))?;
+        let grid = self.recipe.denoiser.shape(self.recipe.latent_shape())?.grid;
+        let trainer = self.decoder_trainer(backend, &self.vqgan(backend)?)?;
+        let training = OnLatents {
+            trainer,
+            dataset,
+            split,
+            codebook: database.codebook().to_vec(),
+            channels: grid.latent().channels,
+            codes: latent_codes(&database, &grid)?,
+            batch: config.batch,
+        };
+        self.train(Stage::Decoder, training, config.steps)
+    }
+
+    fn decoder_trainer<'a, B: Backend>(&self, backend: &'a B, vqgan: &Vqgan<B>) -> Result<DecoderTrainer<'a, B>> {
+        let recipe = &self.recipe;
+        let config = recipe.decoder.as_ref().ok_or_else(|| Error::Internal("no [decoder]".into()))?;
+        let mut trainer = DecoderTrainer::new(backend, config, &recipe.vqgan, vqgan, recipe.seed);
+        trainer.resume(&self.product(Stage::Decoder))?;
+        Ok(trainer)
+    }
+
+    /// The trained VQ-GAN with the decoder of this stage, where the recipe has one.
+    pub(super) fn finished_vqgan<'a, B: Backend>(&self, backend: &'a B) -> Result<Vqgan<'a, B>> {
+        let mut vqgan = self.vqgan(backend)?;
+        if self.recipe.decoder.is_some() {
+            let trainer = self.decoder_trainer(backend, &vqgan)?;
+            if trainer.step == 0 {
+                let path = self.product(Stage::Decoder);
+                return Err(Error::file(&path, "the decoder is not trained on; run the stage decoder first"));
+            }
+            vqgan.replace_decoder(&trainer.into_averaged());
+        }
+        Ok(vqgan)
+    }
+}

@@ -1,0 +1,82 @@
+//! The loop of every stage that trains: progress bar, curve, checkpoints, Ctrl-C.
+
+use std::path::Path;
+
+use rissole::{Error, Result};
+
+use super::curve::Curve;
+use super::{Run, Stage, interrupted, progress};
+
+/// Steps between two rows of the curve.
+const REPORT_EVERY: u64 = 50;
+/// Steps between two checkpoints.
+const SAVE_EVERY: u64 = 250;
+
+/// A trainer with its data.
+pub(super) trait Training {
+    /// What a step measures: the columns of the curve, the first of them shown beside the bar.
+    const MEASURES: &'static [&'static str];
+
+    /// Number of trained values.
+    fn parameters(&self) -> usize;
+
+    /// Steps done.
+    fn step(&self) -> u64;
+
+    /// One step. `saved_after` it, the trainer's state must be that of a run that goes on from a checkpoint.
+    fn advance(&mut self, saved_after: bool) -> Result<Vec<f64>>;
+
+    /// Writes a checkpoint.
+    fn save(&self, path: &Path) -> Result<()>;
+}
+
+impl Run {
+    /// Trains until `steps` are done.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] after Ctrl-C, with a checkpoint saved; [`Error::Usage`] when a measure is not finite.
+    pub(super) fn train<T: Training>(&self, stage: Stage, mut training: T, steps: u64) -> Result<()> {
+        let (name, path) = (stage.name(), self.product(stage));
+        log::info!("{name}: {} parameters, from step {}", training.parameters(), training.step());
+        let mut curve = Curve::open(&self.curve(stage), &format!("step,{}", T::MEASURES.join(",")), training.step())?;
+        let bar = progress(name, steps);
+        let mut sums = vec![0.0; T::MEASURES.len()];
+        while training.step() < steps {
+            let step = training.step() + 1;
+            let saves = step == steps || step.is_multiple_of(SAVE_EVERY) || interrupted();
+            let measured = training.advance(saves)?;
+            if !measured.iter().all(|v| v.is_finite()) {
+                return Err(Error::Usage(format!("{name}: the loss is not finite at step {step}")));
+            }
+            sums.iter_mut().zip(measured).for_each(|(sum, v)| *sum += v);
+            bar.set_position(step);
+            if step.is_multiple_of(REPORT_EVERY) {
+                let means: Vec<f64> = sums.iter().map(|s| s / REPORT_EVERY as f64).collect();
+                curve.add(step, &means)?;
+                let shown = format!("{} {:.4}", T::MEASURES[0], means[0]);
+                log::debug!("{name} step {step}: {shown}");
+                bar.set_message(shown);
+                sums.fill(0.0);
+            }
+            if saves {
+                training.save(&path)?;
+                if interrupted() && step < steps {
+                    return Err(Error::Interrupted);
+                }
+            }
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    /// The curve of a stage that trains.
+    pub(super) fn curve(&self, stage: Stage) -> std::path::PathBuf {
+        self.dir.join(format!("{}.csv", stage.name()))
+    }
+
+    /// The stages of this recipe that train, in order.
+    pub(super) fn training_stages(&self) -> impl Iterator<Item = Stage> {
+        let decoder = self.recipe.decoder.as_ref().map(|_| Stage::Decoder);
+        [Stage::Vqgan, Stage::Denoiser].into_iter().chain(decoder)
+    }
+}

@@ -1,0 +1,146 @@
+//! Training the decoder on, encoder and codebook fixed: the codes, and with them database and denoiser, stay what
+//! they are while the pictures get better.
+
+use std::path::Path;
+
+use rissole::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::{Checkpoint, settings_hash};
+use super::optimizer::OptimizerConfig;
+use super::picture_loss::{DiscriminatorTraining, ErrorWeights, PictureErrors, PictureLoss};
+use super::vqgan::{Vqgan, VqganTraining};
+use crate::backend::Backend;
+use crate::model::layers::Maker;
+use crate::model::vqgan::Decoder;
+use crate::random::Random;
+use crate::tape::{ParamSet, Tape};
+
+/// Settings of a recipe's `[decoder]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecoderTraining {
+    /// The optimizer.
+    pub optimizer: OptimizerConfig,
+    /// Pictures a step.
+    pub batch: usize,
+    /// Steps.
+    pub steps: u64,
+    /// Weight of the squared error beside the absolute error, which counts 1.
+    pub squared_weight: f32,
+    /// Weight of the absolute error of the differences between neighbouring pixels (Mathieu et al. 2016, eq. 6): flat
+    /// areas and edges count beside colours.
+    pub difference_weight: f32,
+    /// The discriminator; absent: errors only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discriminator: Option<DiscriminatorTraining>,
+}
+
+/// A decoder in training.
+#[derive(Debug)]
+pub struct DecoderTrainer<'a, B: Backend> {
+    backend: &'a B,
+    config: DecoderTraining,
+    settings: String,
+    channels: usize,
+    set: ParamSet<B>,
+    decoder: Decoder,
+    loss: PictureLoss<'a, B>,
+    /// Steps done.
+    pub step: u64,
+    /// Draws batches.
+    pub random: Random,
+}
+
+impl<'a, B: Backend> DecoderTrainer<'a, B> {
+    /// The decoder of `vqgan`, which was trained with the settings `before`.
+    pub fn new(backend: &'a B, config: &DecoderTraining, before: &VqganTraining, vqgan: &Vqgan<B>, seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let mut set = ParamSet::default();
+        let decoder = Decoder::new(&mut Maker { backend, set: &mut set, random: &mut random }, &before.model);
+        set.copy_from(backend, vqgan.weights());
+        let weights = ErrorWeights { squared: config.squared_weight, differences: config.difference_weight };
+        let loss = PictureLoss::new(backend, weights, config.discriminator.as_ref(), &mut random);
+        Self {
+            backend,
+            config: config.clone(),
+            settings: settings_hash(&(config, before, seed)),
+            channels: before.model.latent_channels,
+            set,
+            decoder,
+            loss,
+            step: 0,
+            random,
+        }
+    }
+
+    /// Number of trained values in the decoder.
+    pub fn parameters(&self) -> usize {
+        self.set.count()
+    }
+
+    /// One step on `latents`, `[N,height/d,width/d,C]`, of `images`, `[N,height,width,3]` in −1…1.
+    ///
+    /// # Errors
+    /// As [`Backend::check`].
+    pub fn train(&mut self, latents: &[f32], images: &[f32], height: usize, width: usize) -> Result<PictureErrors> {
+        self.step += 1;
+        let batch = images.len() / (height * width * 3);
+        let shape = [batch, height, width, 3];
+        // A latent has the proportions of its picture.
+        let cells = latents.len() / (batch * self.channels);
+        let down = (height * width / cells).isqrt();
+        self.set.clear_grads(self.backend);
+        let mut tape = Tape::new(self.backend, &mut self.set);
+        let input = tape.input("", [batch, height / down, width / down, self.channels], latents);
+        let decoded = self.decoder.apply(&mut tape, input);
+        let fake = tape.value(decoded.image);
+        let (grad, mut errors) = self.loss.grad(self.step, &tape, decoded, (&fake, images), shape);
+        tape.seed(decoded.image, &grad);
+        tape.backward();
+        drop(tape);
+        let settings = self.config.optimizer.at(self.step, self.config.steps);
+        self.set.update(self.backend, &settings);
+        errors.discriminator = self.loss.train_critic((&fake, images), shape, &settings);
+        self.backend.check()?;
+        Ok(errors)
+    }
+
+    /// The decoder's moving average as its weights.
+    pub fn into_averaged(mut self) -> ParamSet<B> {
+        self.set.swap_averages();
+        self.set
+    }
+
+    /// Saves the run.
+    ///
+    /// # Errors
+    /// As [`Backend::check`]: a device that failed must not overwrite what was saved before; [`Error::Io`].
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut checkpoint = Checkpoint::new(self.step, self.settings.clone(), &self.random);
+        checkpoint.put_params("decoder", self.backend, &self.set);
+        self.loss.put(&mut checkpoint);
+        self.backend.check()?;
+        checkpoint.save(path)
+    }
+
+    /// Goes on from the checkpoint at `path`, where there is one.
+    ///
+    /// # Errors
+    /// [`Error::File`] when it is damaged or of other settings.
+    pub fn resume(&mut self, path: &Path) -> Result<()> {
+        let Some(checkpoint) = Checkpoint::load(path)? else { return Ok(()) };
+        self.restore(checkpoint).map_err(|e| Error::file(path, e.to_string()))
+    }
+
+    fn restore(&mut self, mut checkpoint: Checkpoint) -> Result<()> {
+        if checkpoint.settings != self.settings {
+            return Err(Error::Usage("the checkpoint was made with other settings of [vqgan] or [decoder]".into()));
+        }
+        checkpoint.take_params("decoder", self.backend, &mut self.set)?;
+        self.loss.take(&mut checkpoint)?;
+        self.step = checkpoint.step;
+        self.random = Random::from_state(checkpoint.random);
+        Ok(())
+    }
+}
