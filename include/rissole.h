@@ -168,6 +168,89 @@ typedef struct rissole_model rissole_model;
 typedef struct rissole_preview rissole_preview;
 
 /**
+ * One file of a model in memory.
+ */
+typedef struct rissole_memory_file {
+    /**
+     * Its name in the bundle, like "manifest.json", UTF-8.
+     */
+    const char *name;
+    /**
+     * Its bytes, starting on a multiple of 64.
+     */
+    const void *data;
+    /**
+     * How many.
+     */
+    uint64_t size;
+} rissole_memory_file;
+
+/**
+ * What went wrong, in memory of the caller. Functions that can fail take a pointer to one, or NULL; it is written
+ * at every call, also when all is well (then the message is empty). Its layout never changes.
+ */
+typedef struct rissole_error {
+    /**
+     * What the function answered.
+     */
+    enum rissole_status status;
+    /**
+     * Always 0.
+     */
+    uint32_t reserved;
+    /**
+     * Bytes that would do, for RISSOLE_STATUS_BUDGET and RISSOLE_STATUS_BUFFER; else 0.
+     */
+    uint64_t needs;
+    /**
+     * What went wrong and with which file, in English, UTF-8, cut to fit, always ended by NUL.
+     */
+    char message[504];
+} rissole_error;
+
+/**
+ * Answers the size of the file `name` in bytes, or something negative where there is none.
+ */
+typedef int64_t (*rissole_file_size_fn)(const char *name, void *user);
+
+/**
+ * Reads up to `size` bytes from `offset` of the file `name` into `buffer`. Answers how many they were, 0 at the end
+ * of the file, or something negative where it cannot be read.
+ */
+typedef int64_t (*rissole_file_read_fn)(const char *name,
+                                        uint64_t offset,
+                                        void *buffer,
+                                        uint64_t size,
+                                        void *user);
+
+/**
+ * How a model's files are read. Both callbacks may come from any thread that uses the model or one of its
+ * generators, from several at once where several do; they must not use either.
+ */
+typedef struct rissole_file_reader {
+    /**
+     * sizeof(rissole_file_reader).
+     */
+    uint32_t struct_size;
+    /**
+     * Always 0.
+     */
+    uint32_t reserved;
+    /**
+     * Tells sizes.
+     */
+    rissole_file_size_fn file_size;
+    /**
+     * Reads.
+     */
+    rissole_file_read_fn file_read;
+    /**
+     * Given to both.
+     */
+    void *user;
+} rissole_file_reader;
+
+/**
  * How to draw. rissole_options_init sets every field to what is usual.
  */
 typedef struct rissole_options {
@@ -243,29 +326,6 @@ typedef struct rissole_request {
      */
     const uint8_t *pixels;
 } rissole_request;
-
-/**
- * What went wrong, in memory of the caller. Functions that can fail take a pointer to one, or NULL; it is written
- * at every call, also when all is well (then the message is empty). Its layout never changes.
- */
-typedef struct rissole_error {
-    /**
-     * What the function answered.
-     */
-    enum rissole_status status;
-    /**
-     * Always 0.
-     */
-    uint32_t reserved;
-    /**
-     * Bytes that would do, for RISSOLE_STATUS_BUDGET and RISSOLE_STATUS_BUFFER; else 0.
-     */
-    uint64_t needs;
-    /**
-     * What went wrong and with which file, in English, UTF-8, cut to fit, always ended by NUL.
-     */
-    char message[504];
-} rissole_error;
 
 /**
  * Progress of one picture. Fields may be added at the end.
@@ -481,6 +541,32 @@ void rissole_heap(uint64_t *live,
  * The name of a status, like "budget". Never NULL, valid for ever; any number may be asked for.
  */
 const char *rissole_status_string(int32_t status);
+
+/**
+ * Opens the bundle whose files are the `count` ones at `files`, as rissole_model_open does. They are used where they
+ * are and not copied: in flash, in a mapping, in a section of the program. Their bytes must stay as they are until the
+ * model and all its generators are closed; the array and the names may go. Any thread.
+ *
+ * # Safety
+ * `files` is NULL or points to `count` rissole_memory_file, whose names end with NUL and whose data has `size` bytes;
+ * `model` is NULL or points to a pointer; `error` is NULL or points to a rissole_error.
+ */
+enum rissole_status rissole_model_open_memory(const struct rissole_memory_file *files,
+                                              uint64_t count,
+                                              struct rissole_model **model,
+                                              struct rissole_error *error);
+
+/**
+ * Opens the bundle whose files `reader` reads, as rissole_model_open does. Each file is read into the heap when it is
+ * needed, which a RAM budget counts, and may be asked for again later. Any thread.
+ *
+ * # Safety
+ * `reader` is NULL or has `struct_size` bytes, and its callbacks may be called until the model and all its generators
+ * are closed; `model` is NULL or points to a pointer; `error` is NULL or points to a rissole_error.
+ */
+enum rissole_status rissole_model_open_reader(const struct rissole_file_reader *reader,
+                                              struct rissole_model **model,
+                                              struct rissole_error *error);
 
 /**
  * Fills in the usual options: one thread, no budget, all else as the model says. NULL is ignored.

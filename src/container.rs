@@ -36,7 +36,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::atomic_file::write_atomically;
 use crate::error::{Error, Result};
-use crate::mapped::Mapping;
+use crate::file_bytes::FileBytes;
 
 #[cfg(target_endian = "big")]
 compile_error!("sections are viewed in place, which needs a little-endian host");
@@ -94,7 +94,7 @@ pub(crate) struct Section<T> {
 #[derive(Debug)]
 pub struct Container {
     path: PathBuf,
-    mapping: Mapping,
+    file: FileBytes,
     entries: Vec<Entry>,
 }
 
@@ -106,9 +106,16 @@ impl Container {
     /// is damaged; [`Error::Io`] where the system refuses.
     pub fn open(path: impl AsRef<Path>, kind: [u8; 4]) -> Result<Self> {
         let path = path.as_ref();
-        let mapping = Mapping::open(path)?;
-        let entries = check_structure(mapping.bytes(), kind).map_err(|fault| Error::file(path, fault))?;
-        Ok(Self { path: path.to_owned(), mapping, entries })
+        Self::of(FileBytes::map(path)?, path.to_owned(), kind)
+    }
+
+    /// The container in `file`, which is spoken of as `path`.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn of(file: FileBytes, path: PathBuf, kind: [u8; 4]) -> Result<Self> {
+        let entries = check_structure(file.bytes(), kind).map_err(|fault| Error::file(&path, fault))?;
+        Ok(Self { path, file, entries })
     }
 
     /// Checks every checksum, and that all padding is zero: reads the whole file.
@@ -116,7 +123,7 @@ impl Container {
     /// # Errors
     /// [`Error::File`] naming the damaged section.
     pub fn verify(&self) -> Result<()> {
-        let bytes = self.mapping.bytes();
+        let bytes = self.file.bytes();
         for (i, entry) in self.entries.iter().enumerate() {
             let section = section_range(entry);
             let next = self.entries.get(i + 1).map_or(bytes.len(), |next| next.offset as usize);
@@ -132,7 +139,7 @@ impl Container {
 
     /// Tells the system that reads jump about.
     pub(crate) fn advise_random(&self) {
-        self.mapping.advise_random();
+        self.file.advise_random();
     }
 
     /// The file.
@@ -142,7 +149,7 @@ impl Container {
 
     /// Length of the file in bytes.
     pub fn len_bytes(&self) -> u64 {
-        self.mapping.bytes().len() as u64
+        self.file.bytes().len() as u64
     }
 
     /// Number of sections.
@@ -162,7 +169,7 @@ impl Container {
             return Err(self.fault(format!("section {:?} {} is missing", id.0.escape_ascii().to_string(), id.1)));
         };
         let bytes = section_range(&self.entries[at]);
-        match bytemuck::try_cast_slice::<u8, T>(&self.mapping.bytes()[bytes.clone()]) {
+        match bytemuck::try_cast_slice::<u8, T>(&self.file.bytes()[bytes.clone()]) {
             Ok(_) => Ok(Section { bytes, values: PhantomData }),
             Err(_) => Err(self.fault(format!("section {} has a wrong length", name(&self.entries[at])))),
         }
@@ -179,7 +186,7 @@ impl Container {
 
     /// The values of a section of this container. Cannot fail: [`Self::section`] did the same cast.
     pub(crate) fn view<T: Pod>(&self, section: &Section<T>) -> &[T] {
-        bytemuck::cast_slice(&self.mapping.bytes()[section.bytes.clone()])
+        bytemuck::cast_slice(&self.file.bytes()[section.bytes.clone()])
     }
 }
 

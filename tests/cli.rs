@@ -63,6 +63,20 @@ fn the_same_seed_gives_the_same_file_whatever_the_threads_and_the_budget() {
 }
 
 #[test]
+fn without_a_map_the_pixels_are_the_same_and_the_files_count() {
+    let desk = Desk::new(THUMBNAIL_AND_WINDOW);
+    let peak = |name: &str, more: &str| {
+        let made = desk.ok(&format!("sample --model model --seed 11 --out {name} --json {more}")).json();
+        made["pictures"][0]["report"]["peak_heap"].as_u64().unwrap()
+    };
+    let (mapped, held) = (peak("a.png", ""), peak("b.png", "--no-mmap"));
+    assert_eq!(fs::read(desk.path("a.png")).unwrap(), fs::read(desk.path("b.png")).unwrap());
+    let database = fs::metadata(desk.path("model/blocks.rsdb")).unwrap().len();
+    assert!(held >= mapped + database, "{mapped} {held} {database}");
+    desk.refused(4, "needs ", &format!("sample --model model --no-mmap --ram-budget {mapped}"));
+}
+
+#[test]
 fn many_pictures_take_the_seeds_that_follow_and_a_sheet_shows_them_all() {
     let desk = Desk::new(THUMBNAIL_AND_WINDOW);
     let ran = desk.ok("sample --model model --seed 3 --count 3 --steps 2 --grid --json --out many/faces -q");

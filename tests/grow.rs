@@ -22,8 +22,8 @@ use rissole::{Bundle, Manifest};
 fn sound(dir: &Path) -> (BlockDatabase, FrozenIndex, Manifest) {
     let bundle = Bundle::open(dir).unwrap();
     bundle.verify().unwrap();
-    let database = BlockDatabase::open(bundle.path_of(&bundle.manifest.database)).unwrap();
-    let index = FrozenIndex::open(bundle.path_of(&bundle.manifest.index), &database).unwrap();
+    let database = bundle.database().unwrap();
+    let index = bundle.index(&database).unwrap();
     database.verify().unwrap();
     index.verify().unwrap();
     (database, index, bundle.manifest)

@@ -164,7 +164,7 @@ fn later(text: &str) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::atomic_file::faults::refusing;
-    use crate::index::{FrozenIndex, IndexSettings, build_index};
+    use crate::index::{IndexSettings, build_index};
     use crate::store::{BlockDatabase, Collection, write_revision};
 
     #[test]
@@ -201,9 +201,9 @@ mod tests {
     fn images(dir: &Path) -> u32 {
         let bundle = Bundle::open(dir).unwrap();
         bundle.verify().unwrap();
-        let database = BlockDatabase::open(bundle.path_of(&bundle.manifest.database)).unwrap();
+        let database = bundle.database().unwrap();
         database.verify().unwrap();
-        FrozenIndex::open(bundle.path_of(&bundle.manifest.index), &database).unwrap().verify().unwrap();
+        bundle.index(&database).unwrap().verify().unwrap();
         database.images()
     }
 

@@ -3,6 +3,7 @@
 mod edition;
 pub mod manifest;
 mod seal;
+mod storage;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -11,21 +12,33 @@ use std::path::{Path, PathBuf};
 pub use edition::Edition;
 pub use manifest::Manifest;
 use manifest::{FileEntry, NetworkEntry};
+pub use storage::{Files, Storage};
 
+use crate::container::Container;
 use crate::error::{Error, Result};
+use crate::file_bytes::FileBytes;
+use crate::index::FrozenIndex;
+use crate::store::BlockDatabase;
 
 /// A bundle whose manifest is consistent and whose files are present in the right size.
 #[derive(Debug, Clone)]
 pub struct Bundle {
-    /// The folder.
+    /// The folder; where the program gives the files, what they are spoken of as in errors.
     pub dir: PathBuf,
     /// The manifest, checked.
     pub manifest: Manifest,
+    /// How the files are read.
+    pub storage: Storage,
 }
 
 impl Bundle {
     /// File name of the manifest.
     pub const MANIFEST: &'static str = "manifest.json";
+
+    /// The bundle that `manifest` describes in the folder `dir`, neither of them looked at.
+    pub fn of(dir: &Path, manifest: Manifest) -> Self {
+        Self { dir: dir.to_owned(), manifest, storage: Storage::default() }
+    }
 
     /// Opens the bundle in `dir`: reads and checks the manifest, and the presence and size of every file it
     /// lists. Hashes are checked by [`Self::verify`] alone.
@@ -33,10 +46,18 @@ impl Bundle {
     /// # Errors
     /// [`Error::File`] naming the manifest or the listed file at fault; [`Error::Io`] where reading fails.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        let mut bundle = Self::open_manifest(dir)?;
+        Self::open_from(dir, Storage::default())
+    }
+
+    /// As [`Self::open`], with the files read from `storage`.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_from(dir: impl AsRef<Path>, storage: Storage) -> Result<Self> {
+        let mut bundle = Self::open_manifest_from(dir.as_ref(), storage)?;
         while let Err(error) = bundle.manifest.files.iter().try_for_each(|entry| bundle.check_presence(entry)) {
             // A file may be gone because a new edition took its place meanwhile.
-            let now = Self::open_manifest(&bundle.dir)?;
+            let now = Self::open_manifest_from(&bundle.dir, bundle.storage.clone())?;
             if now.manifest == bundle.manifest {
                 return Err(error);
             }
@@ -50,17 +71,64 @@ impl Bundle {
     /// # Errors
     /// As [`Self::open`], for the manifest.
     pub fn open_manifest(dir: impl AsRef<Path>) -> Result<Self> {
-        let dir = dir.as_ref().to_owned();
-        let manifest = read_manifest(&dir.join(Self::MANIFEST))?;
-        Ok(Self { dir, manifest })
+        Self::open_manifest_from(dir.as_ref(), Storage::default())
     }
 
-    /// Where the packed form of `network` lies, and the BLAKE3 of the ONNX file that it must be made from; `None`
+    fn open_manifest_from(dir: &Path, storage: Storage) -> Result<Self> {
+        let path = dir.join(Self::MANIFEST);
+        let text = match &storage {
+            Storage::Given(files) => given_manifest(&path, files.as_ref())?,
+            Storage::Mapped | Storage::Held => read_manifest(&path)?,
+        };
+        let manifest = Manifest::from_json(&text).map_err(|fault| Error::file(&path, fault))?;
+        manifest.check().map_err(|e| Error::file(&path, e.to_string()))?;
+        Ok(Self { dir: dir.to_owned(), manifest, storage })
+    }
+
+    /// The file `name` of this bundle.
+    ///
+    /// # Errors
+    /// [`Error::File`] where it is missing; [`Error::Io`].
+    pub fn bytes(&self, name: &str) -> Result<FileBytes> {
+        let path = self.path_of(name);
+        match &self.storage {
+            Storage::Mapped => FileBytes::map(&path),
+            Storage::Held => FileBytes::hold(&path),
+            Storage::Given(files) => files.bytes(name).map_err(|e| absent(&path, e)),
+        }
+    }
+
+    pub(crate) fn container(&self, name: &str, kind: [u8; 4]) -> Result<Container> {
+        Container::of(self.bytes(name)?, self.path_of(name), kind)
+    }
+
+    /// Size in bytes of the file `name` as the manifest says it; 0 where it lists none.
+    pub fn size_of(&self, name: &str) -> u64 {
+        self.manifest.files.iter().find(|entry| entry.name == name).map_or(0, |entry| entry.bytes)
+    }
+
+    /// Opens the block database.
+    ///
+    /// # Errors
+    /// As [`BlockDatabase::open`].
+    pub fn database(&self) -> Result<BlockDatabase> {
+        BlockDatabase::of(self.container(&self.manifest.database, BlockDatabase::KIND)?)
+    }
+
+    /// Opens the index of `database`, which is [`Self::database`].
+    ///
+    /// # Errors
+    /// As [`FrozenIndex::open`].
+    pub fn index(&self, database: &BlockDatabase) -> Result<FrozenIndex> {
+        FrozenIndex::of(self.container(&self.manifest.index, FrozenIndex::KIND)?, database)
+    }
+
+    /// File name of the packed form of `network`, and the BLAKE3 of the ONNX file that it must be made from; `None`
     /// where the bundle has none. It is named as the ONNX file is, but for the ending.
-    pub fn packed(&self, network: &NetworkEntry) -> Option<(PathBuf, &str)> {
+    pub fn packed(&self, network: &NetworkEntry) -> Option<(&str, &str)> {
         let listed = |name: &str| self.manifest.files.iter().find(|entry| entry.name == name);
         let packed = listed(&packed_name(&network.file))?;
-        Some((self.path_of(&packed.name), &listed(&network.file)?.blake3))
+        Some((&packed.name, &listed(&network.file)?.blake3))
     }
 
     /// Path of the file `name` of this bundle.
@@ -96,6 +164,11 @@ impl Bundle {
     /// [`Error::Io`] where reading fails.
     pub fn measure(&self, name: &str) -> Result<FileEntry> {
         let path = self.path_of(name);
+        if let Storage::Given(_) = self.storage {
+            let file = self.bytes(name)?;
+            let (bytes, blake3) = (file.bytes().len() as u64, blake3::hash(file.bytes()).to_hex().to_string());
+            return Ok(FileEntry { name: name.to_owned(), bytes, blake3 });
+        }
         let measured = || {
             let file = File::open(&path)?;
             let bytes = file.metadata()?.len();
@@ -107,6 +180,9 @@ impl Bundle {
 
     fn check_presence(&self, entry: &FileEntry) -> Result<()> {
         let path = self.path_of(&entry.name);
+        if let Storage::Given(files) = &self.storage {
+            return check_size(&path, files.size(&entry.name).map_err(|e| absent(&path, e))?, entry);
+        }
         let home = fs::canonicalize(&self.dir).map_err(|e| absent(&self.dir, e))?;
         let real = fs::canonicalize(&path).map_err(|e| absent(&path, e))?;
         if !real.starts_with(home) {
@@ -116,11 +192,14 @@ impl Bundle {
         if !meta.is_file() {
             return Err(Error::file(&path, "is not a regular file"));
         }
-        if meta.len() != entry.bytes {
-            let (found, said) = (meta.len(), entry.bytes);
-            return Err(Error::file(&path, format!("is {found} bytes long, the manifest says {said}")));
-        }
-        Ok(())
+        check_size(&path, meta.len(), entry)
+    }
+}
+
+fn check_size(path: &Path, found: u64, entry: &FileEntry) -> Result<()> {
+    match entry.bytes {
+        said if said == found => Ok(()),
+        said => Err(Error::file(path, format!("is {found} bytes long, the manifest says {said}"))),
     }
 }
 
@@ -129,7 +208,17 @@ pub fn packed_name(onnx: &str) -> String {
     format!("{}.packed", onnx.strip_suffix(".onnx").unwrap_or(onnx))
 }
 
-fn read_manifest(path: &Path) -> Result<Manifest> {
+/// The manifest's text, which `files` has.
+fn given_manifest(path: &Path, files: &dyn Files) -> Result<Vec<u8>> {
+    let said = |e| absent(path, e);
+    if files.size(Bundle::MANIFEST).map_err(said)? > Manifest::MAX_BYTES {
+        return Err(too_long(path));
+    }
+    Ok(files.bytes(Bundle::MANIFEST).map_err(said)?.bytes().to_vec())
+}
+
+/// The manifest's text, at `path`.
+fn read_manifest(path: &Path) -> Result<Vec<u8>> {
     // A pipe or a device would be read without end, or block.
     if !fs::metadata(path).map_err(|e| absent(path, e))?.is_file() {
         return Err(Error::file(path, "is not a regular file"));
@@ -138,11 +227,13 @@ fn read_manifest(path: &Path) -> Result<Manifest> {
     let mut text = Vec::new();
     file.take(Manifest::MAX_BYTES + 1).read_to_end(&mut text).map_err(|e| Error::io(path, e))?;
     if text.len() as u64 > Manifest::MAX_BYTES {
-        return Err(Error::file(path, format!("is longer than {} bytes", Manifest::MAX_BYTES)));
+        return Err(too_long(path));
     }
-    let manifest = Manifest::from_json(&text).map_err(|fault| Error::file(path, fault))?;
-    manifest.check().map_err(|e| Error::file(path, e.to_string()))?;
-    Ok(manifest)
+    Ok(text)
+}
+
+fn too_long(path: &Path) -> Error {
+    Error::file(path, format!("is longer than {} bytes", Manifest::MAX_BYTES))
 }
 
 /// A missing file is a fault of the bundle; any other refusal is the system's.

@@ -10,6 +10,7 @@
 #![allow(unsafe_code)]
 
 pub mod fault;
+pub mod files;
 pub mod generator;
 pub mod grown;
 pub mod image;

@@ -15,6 +15,15 @@ pub struct Model {
     licence: CString,
 }
 
+impl Model {
+    pub(super) fn new(bundle: Bundle) -> Self {
+        // The manifest has no NUL in its strings that matter: what follows one is left out.
+        let string = |text: &str| CString::new(text.split('\0').next().unwrap_or_default()).unwrap_or_default();
+        let (name, licence) = (string(&bundle.manifest.name), string(&bundle.manifest.licence));
+        Self { bundle, name, licence }
+    }
+}
+
 /// What a model draws and how it does by default. Set `struct_size` before it is filled in.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -107,10 +116,7 @@ pub unsafe extern "C" fn rissole_model_open(
         guard(error, || {
             let model = place(model, std::ptr::null_mut(), "model")?;
             let bundle = Bundle::open(text(path, "path")?)?;
-            // The manifest has no NUL in its strings that matter: what follows one is left out.
-            let string = |text: &str| CString::new(text.split('\0').next().unwrap_or_default()).unwrap_or_default();
-            let (name, licence) = (string(&bundle.manifest.name), string(&bundle.manifest.licence));
-            *model = Box::into_raw(Box::new(Model { bundle, name, licence }));
+            *model = Box::into_raw(Box::new(Model::new(bundle)));
             Ok(())
         })
     }

@@ -38,19 +38,14 @@ use settings::{Settings, check_database, check_index};
 /// Draws pictures from one bundle.
 #[derive(Debug)]
 pub struct Generator {
-    manifest: Manifest,
-    grid: BlockGrid,
-    settings: Settings,
-    sampler: Sampler,
-    database: BlockDatabase,
-    index: FrozenIndex,
-    scratch: SearchScratch,
+    opened: Opened,
     networks: Networks,
     /// Seconds spent opening, until a report has told them.
     opening: f64,
 }
 
 /// All of a generator but its networks.
+#[derive(Debug)]
 struct Opened {
     manifest: Manifest,
     grid: BlockGrid,
@@ -70,9 +65,14 @@ impl Opened {
         let schedule = Schedule::new(diffusion.schedule, diffusion.timesteps)?;
         let sampler = Sampler::new(&schedule, settings.sampler, diffusion.prediction, settings.steps)?;
 
-        let database = BlockDatabase::open(bundle.path_of(&manifest.database))?;
+        if bundle.storage.takes_heap() {
+            let budget = options.ram_budget.filter(|_| budget::is_counting());
+            let held = bundle.size_of(&manifest.database).saturating_add(bundle.size_of(&manifest.index));
+            budget::check(budget::live_bytes().saturating_add(held), budget)?;
+        }
+        let database = bundle.database()?;
         check_database(&database, &manifest, settings)?;
-        let index = FrozenIndex::open(bundle.path_of(&manifest.index), &database)?;
+        let index = bundle.index(&database)?;
         let mut scratch = SearchScratch::default();
         check_index(&index, &database, &manifest, settings, &mut scratch)?;
         Ok(Self { manifest, grid, settings, sampler, database, index, scratch })
@@ -113,9 +113,7 @@ impl Generator {
             None => Networks::open(bundle, opened.load(opened.settings.threads))?,
         };
         networks.take_seconds();
-        let Opened { manifest, grid, settings, sampler, database, index, scratch } = opened;
-        let opening = started.elapsed().as_secs_f64();
-        Ok(Self { manifest, grid, settings, sampler, database, index, scratch, networks, opening })
+        Ok(Self { opened, networks, opening: started.elapsed().as_secs_f64() })
     }
 
     /// The ways in which `bundle` can be drawn from with `options`, best first; the first that fits a budget is the
@@ -182,33 +180,33 @@ impl Generator {
     /// [`Error::File`] where the encoder fails; [`Error::Budget`] where it does not fit.
     pub fn encode(&mut self, image: &RgbImage) -> Result<Vec<f32>> {
         self.networks.hold(Stage::Encode)?;
-        let (encoder, codebook) = (self.networks.encoder()?, self.database.codebook());
-        codec::encode(encoder, codebook, self.grid.latent(), self.manifest.image, image)
+        let (encoder, codebook) = (self.networks.encoder()?, self.opened.database.codebook());
+        codec::encode(encoder, codebook, self.opened.grid.latent(), self.opened.manifest.image, image)
     }
 
     /// The block database.
     pub fn database(&self) -> &BlockDatabase {
-        &self.database
+        &self.opened.database
     }
 
     /// The frozen index.
     pub fn index(&self) -> &FrozenIndex {
-        &self.index
+        &self.opened.index
     }
 
     /// The block grid.
     pub fn grid(&self) -> &BlockGrid {
-        &self.grid
+        &self.opened.grid
     }
 
     /// The bundle's manifest.
     pub fn manifest(&self) -> &Manifest {
-        &self.manifest
+        &self.opened.manifest
     }
 
     /// Evaluations of the denoiser for one picture: positions times sampling steps.
     pub fn steps_total(&self) -> usize {
-        self.grid.positions() * self.sampler.steps()
+        self.opened.grid.positions() * self.opened.sampler.steps()
     }
 
     /// The query's database id, if it is in the database, and its neighbours, nearest first.
@@ -219,9 +217,9 @@ impl Generator {
                 _ => Err(Error::Usage("this bundle does not use its database, so it takes no query".into())),
             };
         }
-        let mut block = vec![0.0; self.grid.block().len()]; // C×h×w
+        let mut block = vec![0.0; self.opened.grid.block().len()]; // C×h×w
         let id = match query {
-            Query::Random => Some(noise.pick(self.database.images())),
+            Query::Random => Some(noise.pick(self.opened.database.images())),
             Query::Id(id) => Some(*id),
             Query::Image(image) => {
                 self.query_block(image, &mut block)?;
@@ -229,23 +227,29 @@ impl Generator {
             }
         };
         if let Some(id) = id {
-            let images = self.database.images();
+            let images = self.opened.database.images();
             if id >= images {
                 return Err(Error::Usage(format!("no picture {id}: the database holds {images}")));
             }
-            self.database.read_block(id, self.manifest.retrieval.query_position, &mut block)?;
+            self.opened.database.read_block(id, self.opened.manifest.retrieval.query_position, &mut block)?;
         }
-        let exclude = id.filter(|_| self.settings.exclude_self);
-        let found = self.index.search(&self.database, &block, self.settings.neighbours, exclude, &mut self.scratch)?;
+        let exclude = id.filter(|_| self.opened.settings.exclude_self);
+        let found = self.opened.index.search(
+            &self.opened.database,
+            &block,
+            self.opened.settings.neighbours,
+            exclude,
+            &mut self.opened.scratch,
+        )?;
         Ok((id, found.iter().map(|neighbour| neighbour.image).collect()))
     }
 
     /// What a picture from outside is looked up by: its thumbnail or its first block.
     fn query_block(&mut self, image: &RgbImage, out: &mut [f32]) -> Result<()> {
         let latent = self.encode(image)?; // C×H×W
-        match self.grid.block_at(self.manifest.retrieval.query_position) {
-            Some(block) => self.grid.read_block(&latent, block, out),
-            None => out.copy_from_slice(&self.grid.average_down(&latent)),
+        match self.opened.grid.block_at(self.opened.manifest.retrieval.query_position) {
+            Some(block) => self.opened.grid.read_block(&latent, block, out),
+            None => out.copy_from_slice(&self.opened.grid.average_down(&latent)),
         }
         Ok(())
     }
@@ -259,19 +263,19 @@ impl Generator {
     ) -> Result<Vec<f32>> {
         let (conditioner, denoiser) = self.networks.sampling()?;
         let guide = self.guide(noise, neighbours)?;
-        let (threads, total) = (self.settings.threads, self.steps_total());
-        let told_position = self.manifest.coherence.position_embedding;
-        let mut canvas = Canvas::new(self.grid, guide.scale);
+        let (threads, total) = (self.opened.settings.threads, self.steps_total());
+        let told_position = self.opened.manifest.coherence.position_embedding;
+        let mut canvas = Canvas::new(self.opened.grid, guide.scale);
         let mut done = 0;
-        for group in groups(&self.grid, self.blocks_at_once()) {
-            let new = |position| Drawing::new(&self.grid, position, told_position, conditioner.output_len());
+        for group in groups(&self.opened.grid, self.blocks_at_once()) {
+            let new = |position| Drawing::new(&self.opened.grid, position, told_position, conditioner.output_len());
             let mut drawings: Vec<Drawing> = group.clone().map(new).collect();
             each(&mut drawings, threads, |drawing| drawing.condition(&guide, conditioner, &canvas))?;
             drawings.iter_mut().for_each(|drawing| drawing.begin(noise, &mut canvas));
-            for step in 0..self.sampler.steps() {
-                let timestep = self.sampler.timestep(step);
+            for step in 0..self.opened.sampler.steps() {
+                let timestep = self.opened.sampler.timestep(step);
                 each(&mut drawings, threads, |drawing| drawing.predict(denoiser, timestep, &canvas))?;
-                drawings.iter_mut().for_each(|drawing| drawing.advance(&self.sampler, step, noise, &mut canvas));
+                drawings.iter_mut().for_each(|drawing| drawing.advance(&self.opened.sampler, step, noise, &mut canvas));
                 done += drawings.len();
                 observe(Event::Step { done, total, preview: &self.preview(&canvas) })?;
             }
@@ -283,8 +287,8 @@ impl Generator {
     }
 
     fn guide(&self, noise: Noise, neighbours: &[u32]) -> Result<Guide<'_>> {
-        let ranks = self.manifest.retrieval.neighbours;
-        let neighbours = match self.manifest.retrieval.source {
+        let ranks = self.opened.manifest.retrieval.neighbours;
+        let neighbours = match self.opened.manifest.retrieval.source {
             NeighbourSource::Noise => Neighbours::Noise(noise),
             NeighbourSource::Database if neighbours.is_empty() => {
                 return Err(Error::Internal("the index found no neighbour".into()));
@@ -292,8 +296,8 @@ impl Generator {
             // The network's shape is static: with fewer neighbours the nearest come again.
             NeighbourSource::Database => Neighbours::Images(neighbours.iter().copied().cycle().take(ranks).collect()),
         };
-        let (coherence, scale) = (self.manifest.coherence, self.manifest.latent.scale);
-        Ok(Guide { database: &self.database, grid: self.grid, coherence, scale, ranks, neighbours })
+        let (coherence, scale) = (self.opened.manifest.coherence, self.opened.manifest.latent.scale);
+        Ok(Guide { database: &self.opened.database, grid: self.opened.grid, coherence, scale, ranks, neighbours })
     }
 
     fn preview<'a>(&'a self, canvas: &'a Canvas) -> Preview<'a> {
@@ -301,23 +305,23 @@ impl Generator {
     }
 
     fn decoder(&self) -> Option<Decoder<'_>> {
-        let codebook = self.manifest.latent.snap_to_codebook.then(|| self.database.codebook());
-        let (shape, size) = (self.grid.latent(), self.manifest.image);
+        let codebook = self.opened.manifest.latent.snap_to_codebook.then(|| self.opened.database.codebook());
+        let (shape, size) = (self.opened.grid.latent(), self.opened.manifest.image);
         self.networks.decoder().map(|network| Decoder { network, codebook, shape, size })
     }
 
     fn uses_database(&self) -> bool {
-        self.manifest.retrieval.source == NeighbourSource::Database
+        self.opened.manifest.retrieval.source == NeighbourSource::Database
     }
 
     fn blocks_at_once(&self) -> usize {
-        self.settings.blocks_at_once(&self.manifest, &self.grid)
+        self.opened.settings.blocks_at_once(&self.opened.manifest, &self.opened.grid)
     }
 
     fn report(&self, seed: u64, query: Option<u32>, neighbours: Vec<u32>, times: StageTimes) -> Report {
-        let Settings { steps, sampler, threads, exclude_self, .. } = self.settings;
+        let Settings { steps, sampler, threads, exclude_self, .. } = self.opened.settings;
         Report {
-            model: self.manifest.name.clone(),
+            model: self.opened.manifest.name.clone(),
             seed,
             query,
             neighbours,

@@ -57,13 +57,23 @@ struct Level {
 }
 
 impl FrozenIndex {
+    /// Kind of the container.
+    pub const KIND: [u8; 4] = format::KIND;
+
     /// Maps the index at `path` and checks its structure, and that it belongs to `db`.
     ///
     /// # Errors
     /// [`Error::File`] for a missing, foreign, truncated or inconsistent file, or one of another database;
     /// [`Error::Io`].
     pub fn open(path: impl AsRef<Path>, db: &BlockDatabase) -> Result<Self> {
-        let container = Container::open(path, format::KIND)?;
+        Self::of(Container::open(path, Self::KIND)?, db)
+    }
+
+    /// The index of `db` in `container`, of kind [`Self::KIND`].
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn of(container: Container, db: &BlockDatabase) -> Result<Self> {
         container.advise_random();
         let section = container.section_of::<Head>(format::HEAD, 1)?;
         let head = container.view(&section)[0];

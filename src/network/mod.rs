@@ -19,7 +19,9 @@ use tract_onnx::prelude::*;
 
 use crate::bundle::Bundle;
 use crate::bundle::manifest::{NetworkEntry, TensorEntry};
+use crate::container::Container;
 use crate::error::{Error, Result};
+use crate::file_bytes::FileBytes;
 use program::{Program, Workspace};
 
 /// A network with static shapes, all tensors `f32`, one output, ready to run. It may be run from several
@@ -65,13 +67,14 @@ impl Network {
     /// # Errors
     /// As [`Self::load`].
     pub fn open(bundle: &Bundle, entry: &NetworkEntry) -> Result<Self> {
-        if let Some((path, onnx)) = bundle.packed(entry) {
-            match Self::load_packed(path, entry, onnx) {
+        if let Some((packed, onnx)) = bundle.packed(entry) {
+            let container = bundle.container(packed, packed::KIND);
+            match container.and_then(|container| Self::of_packed(container, entry, onnx)) {
                 Ok(network) => return Ok(network),
                 Err(error) => log::warn!("{error}; {} is used instead", entry.file),
             }
         }
-        Self::load(bundle.path_of(&entry.file), entry)
+        Self::of_onnx(&bundle.bytes(&entry.file)?, &bundle.path_of(&entry.file), entry)
     }
 
     /// Loads the ONNX file at `path`, whose tensors must be those of `entry`, and readies it for this CPU.
@@ -81,7 +84,11 @@ impl Network {
     /// other files, does not have the tensors of `entry`, or cannot be run by tract either.
     pub fn load(path: impl AsRef<Path>, entry: &NetworkEntry) -> Result<Self> {
         let path = path.as_ref();
-        Self::load_by(path, entry, |proto| match lower::lower(&proto, entry) {
+        Self::of_onnx(&FileBytes::map(path)?, path, entry)
+    }
+
+    fn of_onnx(file: &FileBytes, path: &Path, entry: &NetworkEntry) -> Result<Self> {
+        Self::load_by(file, path, entry, |proto| match lower::lower(&proto, entry) {
             Ok(program) => Ok(Runner::Own(OwnRunner::new(program, false))),
             Err(why) => {
                 log::info!("{}: run by tract, since {why}", path.display());
@@ -95,7 +102,8 @@ impl Network {
     /// # Errors
     /// As [`Self::load`].
     pub fn load_with_tract(path: impl AsRef<Path>, entry: &NetworkEntry) -> Result<Self> {
-        Self::load_by(path.as_ref(), entry, optimize)
+        let path = path.as_ref();
+        Self::load_by(&FileBytes::map(path)?, path, entry, optimize)
     }
 
     /// As [`Self::load`], from the file at `path` that [`Self::pack`] made from the ONNX file whose BLAKE3 is `onnx`
@@ -105,9 +113,13 @@ impl Network {
     /// [`Error::File`] naming `path` where it is missing or damaged, made from another ONNX file, or not a program
     /// for the tensors of `entry`; [`Error::Io`].
     pub fn load_packed(path: impl AsRef<Path>, entry: &NetworkEntry, onnx: &str) -> Result<Self> {
-        let path = path.as_ref();
-        Self::with(path, entry, || {
-            let program = packed::read(path, entry, onnx)?;
+        Self::of_packed(Container::open(path, packed::KIND)?, entry, onnx)
+    }
+
+    fn of_packed(container: Container, entry: &NetworkEntry, onnx: &str) -> Result<Self> {
+        let path = container.path().to_owned();
+        Self::with(&path, entry, || {
+            let program = packed::read(container, entry, onnx)?;
             Ok(Runner::Own(OwnRunner::new(program, true)))
         })
     }
@@ -127,13 +139,14 @@ impl Network {
     }
 
     fn load_by(
+        file: &FileBytes,
         path: &Path,
         entry: &NetworkEntry,
         ready: impl FnOnce(ModelProto) -> TractResult<Runner>,
     ) -> Result<Self> {
         Self::with(path, entry, || {
             guard(path, || {
-                let proto = onnx().proto_model_for_path(path)?;
+                let proto = onnx().proto_model_for_read(&mut file.bytes())?;
                 check::check(&proto, entry).map_err(TractError::msg)?;
                 ready(proto)
             })

@@ -24,7 +24,7 @@ use crate::bundle::manifest::NetworkEntry;
 use crate::container::{self, Container, Section, SectionId, source};
 use crate::error::{Error, Result};
 
-const KIND: [u8; 4] = *b"rspk";
+pub(super) const KIND: [u8; 4] = *b"rspk";
 const ONNX: SectionId = SectionId(*b"onnx", 0);
 const PROGRAM: SectionId = SectionId(*b"prog", 0);
 const WEIGHTS: SectionId = SectionId(*b"wght", 0);
@@ -67,10 +67,9 @@ pub(super) fn write(onnx: &Path, entry: &NetworkEntry, packed: &Path) -> Result<
     container::write(packed, KIND, sections).map(Ok)
 }
 
-/// The program in the file at `packed`, which must have been made from the ONNX file of hash `onnx` (hexadecimal
-/// BLAKE3) and have the signature of `entry`. Its arrays stay in the file.
-pub(super) fn read(packed: &Path, entry: &NetworkEntry, onnx: &str) -> Result<Program> {
-    let container = Container::open(packed, KIND)?;
+/// The program in `container`, of kind [`KIND`], which must have been made from the ONNX file of hash `onnx`
+/// (hexadecimal BLAKE3) and have the signature of `entry`. Its arrays stay in the file.
+pub(super) fn read(container: Container, entry: &NetworkEntry, onnx: &str) -> Result<Program> {
     container.verify()?;
     let hash = container.section_of::<u8>(ONNX, blake3::OUT_LEN as u64)?;
     let made_from = blake3::Hash::from_slice(container.view(&hash)).map_err(|e| container.fault(e.to_string()))?;
@@ -85,7 +84,7 @@ pub(super) fn read(packed: &Path, entry: &NetworkEntry, onnx: &str) -> Result<Pr
     let mut program: Program = serde_json::from_slice(text).map_err(|e| container.fault(e.to_string()))?;
     let section = container.section::<u8>(WEIGHTS)?;
     let blob = Arc::new(Blob { container, section });
-    let fault = |fault: String| Error::file(packed, fault);
+    let fault = |fault: String| blob.container.fault(fault);
     program.visit(&mut Binder(&blob)).map_err(fault)?;
     check::check(&program, entry).map_err(fault)?;
     program.measure().map_err(fault)?;

@@ -68,7 +68,14 @@ impl BlockDatabase {
     /// # Errors
     /// [`Error::File`] for a missing, foreign, truncated or inconsistent file; [`Error::Io`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let container = Container::open(path, Self::KIND)?;
+        Self::of(Container::open(path, Self::KIND)?)
+    }
+
+    /// The database in `container`, of kind [`Self::KIND`].
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn of(container: Container) -> Result<Self> {
         container.advise_random();
         let section = container.section_of::<Head>(head::HEAD, 1)?;
         let head = container.view(&section)[0];

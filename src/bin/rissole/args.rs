@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{ArgAction, Args, ValueEnum, ValueHint};
+use rissole::bundle::Storage;
 use rissole::bundle::manifest::SamplerKind;
 use rissole::{Bundle, Error, Options, Result};
 
@@ -32,6 +33,10 @@ pub struct Model {
     /// Folder of the bundle
     #[arg(long, value_name = "DIR", default_value = DEFAULT_MODEL, value_hint = ValueHint::DirPath)]
     pub model: PathBuf,
+    /// Read the bundle's files into memory instead of mapping them, for storage that may change or go away meanwhile;
+    /// they then count as allocated
+    #[arg(long)]
+    pub no_mmap: bool,
 }
 
 impl Model {
@@ -45,7 +50,8 @@ impl Model {
             };
             return Err(Error::file(&self.model, hint));
         }
-        Bundle::open(&self.model)
+        let storage = if self.no_mmap { Storage::Held } else { Storage::Mapped };
+        Bundle::open_from(&self.model, storage)
     }
 }
 

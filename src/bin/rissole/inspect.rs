@@ -103,7 +103,7 @@ fn inspect_database(path: &Path, console: &Console) -> Result<()> {
 /// An index is opened with its database, which the manifest beside it names.
 fn inspect_index(path: &Path, console: &Console) -> Result<()> {
     let bundle = Bundle::open_manifest(folder_of(path))?;
-    let database = BlockDatabase::open(bundle.path_of(&bundle.manifest.database))?;
+    let database = bundle.database()?;
     print_fields(&index(&FrozenIndex::open(path, &database)?), console)
 }
 
@@ -142,8 +142,8 @@ fn inspect_bundle(dir: &Path, console: &Console) -> Result<()> {
     let bundle = Bundle::open(dir)?;
     let manifest = &bundle.manifest;
     let total: u64 = manifest.files.iter().map(|file| file.bytes).sum();
-    let held = BlockDatabase::open(bundle.path_of(&manifest.database))?;
-    let search = FrozenIndex::open(bundle.path_of(&manifest.index), &held)?;
+    let held = bundle.database()?;
+    let search = bundle.index(&held)?;
     let (held, search, networks) = (database(&held), index(&search), networks(&bundle));
     if console.json {
         return console.print_json(&json!({

@@ -20,7 +20,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use image::RgbImage;
 use indicatif::{ProgressBar, ProgressStyle};
 use rissole::bundle::Bundle;
-use rissole::store::BlockDatabase;
 use rissole::{Error, Manifest, Result};
 
 use crate::data::{self, Dataset, Source};
@@ -117,7 +116,7 @@ pub fn run(args: &EvaluateArgs, interrupted: &AtomicBool) -> Result<Report> {
         files_blake3: files_hash(&bundle.manifest)?,
         data: args.data.file_name().unwrap_or(args.data.as_os_str()).to_string_lossy().into_owned(),
         training_pictures: training.len(),
-        database_pictures: BlockDatabase::open(bundle.path_of(&bundle.manifest.database))?.images() as usize,
+        database_pictures: bundle.database()?.images() as usize,
         held_out_pictures: held_out.len(),
         split_seed: (!args.hold_out_last).then_some(args.split_seed),
         seed: args.seed,

@@ -71,7 +71,7 @@ pub fn write_bundle(dir: &Path, parts: BundleParts) -> Result<Manifest> {
 
 /// Packs the networks whose operators are rissole's own, in `folder`; says which files that makes.
 fn pack_networks(folder: &Path, manifest: &Manifest) -> Result<Vec<FileEntry>> {
-    let bundle = Bundle { dir: folder.to_owned(), manifest: manifest.clone() };
+    let bundle = Bundle::of(folder, manifest.clone());
     let mut files = vec![];
     for entry in manifest.networks.all() {
         let name = packed_name(&entry.file);

@@ -32,7 +32,7 @@ impl Index {
         let edition = Edition::begin(dir)?;
         let bundle = edition.bundle();
         bundle.verify()?;
-        let database = BlockDatabase::open(bundle.path_of(&bundle.manifest.database))?;
+        let database = bundle.database()?;
         let added = Collection::new(&database).into_contents();
         let change = Change { removed: chosen(&database, pictures)?, added, terms: None };
         change.carry_out(edition, None, console)
@@ -52,9 +52,9 @@ impl Change {
     fn carry_out(&self, edition: Edition, folder: Option<&Path>, console: &Console) -> Result<Outcome> {
         let (bundle, removed, added) = (edition.bundle(), self.removed.len(), self.added.names.len());
         let (dir, manifest) = (bundle.dir.clone(), bundle.manifest.clone());
-        let old = BlockDatabase::open(bundle.path_of(&manifest.database))?;
+        let old = bundle.database()?;
         let outcome = |pictures, summary| Outcome { bundle: dir, pictures, added, removed, skipped: vec![], summary };
-        let index = FrozenIndex::open(bundle.path_of(&manifest.index), &old)?;
+        let index = bundle.index(&old)?;
         if removed + added == 0 {
             return Ok(outcome(old.images() as usize, index.summary()));
         }

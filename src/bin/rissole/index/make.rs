@@ -50,7 +50,7 @@ impl Index {
         manifest.licence = format!("networks: {}; database: {}", model.manifest.licence, terms(&self.licence));
         manifest.provenance = BTreeMap::from([("database".to_owned(), made), ("networks".to_owned(), origin(model)?)]);
         manifest.quality = recalls(summary);
-        let built = Bundle { dir: dir.to_owned(), manifest: manifest.clone() };
+        let built = Bundle::of(dir, manifest.clone());
         for entry in &mut manifest.files {
             *entry = built.measure(&entry.name)?;
         }
