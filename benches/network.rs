@@ -1,5 +1,5 @@
 //! Time of one run of each network of a bundle, by our own operators and by tract: `cargo bench --bench network`.
-//! The bundle is `models/avatars64`, or the folder in `RISSOLE_MODEL`.
+//! The bundle is `models/avatars64`, or the folder in `RISSOLE_MODEL`. With `-- --json`, one JSON object a network.
 //!
 //! Both run in turn, on one thread, a batch of runs at a time; printed are medians of the batches' processor time for
 //! one run, which other programs disturb less than the time of day.
@@ -20,15 +20,18 @@ fn main() -> Result<()> {
     let bundle = Bundle::open(folder)?;
     let networks = &bundle.manifest.networks;
     let all = [&networks.conditioner, &networks.denoiser, &networks.decoder];
-    println!("{:<18} {:>9} {:>9} {:>7}", "network", "ours ms", "tract ms", "ratio");
-    all.into_iter().chain(&networks.encoder).try_for_each(|entry| compare(&bundle, entry))
+    let is_json = std::env::args().any(|argument| argument == "--json");
+    if !is_json {
+        println!("{:<18} {:>9} {:>9} {:>7}", "network", "ours ms", "tract ms", "ratio");
+    }
+    all.into_iter().chain(&networks.encoder).try_for_each(|entry| compare(&bundle, entry, is_json))
 }
 
-fn compare(bundle: &Bundle, entry: &NetworkEntry) -> Result<()> {
+fn compare(bundle: &Bundle, entry: &NetworkEntry, is_json: bool) -> Result<()> {
     let path = bundle.path_of(&entry.file);
     let (ours, tract) = (Network::load(&path, entry)?, Network::load_with_tract(&path, entry)?);
     if ours.engine() == Engine::Tract {
-        println!("{:<18} not covered by our operators", entry.file);
+        eprintln!("{:<18} not covered by our operators", entry.file);
         return Ok(());
     }
     let inputs: Vec<Vec<f32>> =
@@ -47,7 +50,10 @@ fn compare(bundle: &Bundle, entry: &NetworkEntry) -> Result<()> {
         }
     }
     let [ours, tract] = times.map(median);
-    println!("{:<18} {ours:>9.3} {tract:>9.3} {:>7.2}", entry.file, tract / ours);
+    match is_json {
+        true => println!("{}", serde_json::json!({"network": entry.file, "ours": ours, "tract": tract})),
+        false => println!("{:<18} {ours:>9.3} {tract:>9.3} {:>7.2}", entry.file, tract / ours),
+    }
     Ok(())
 }
 

@@ -23,7 +23,7 @@ system_libraries='-lgcc_s -lutil -lrt -lpthread -lm -ldl -lc'
 out=${CARGO_TARGET_DIR:-target}${target:+/${target%.2.*}}/$profile
 lib=$prefix/lib
 mkdir -p "$prefix/include" "$lib/pkgconfig" "$lib/cmake/rissole"
-install -m 644 include/rissole.h "$prefix/include/"
+install -m 644 include/rissole.h include/rissole.hpp "$prefix/include/"
 install -m 644 "$out/librissole.a" "$lib/"
 # Not by rustc: crates below export names of their own, which are not for the users of this library.
 echo '{ global: rissole_*; local: *; };' >"$lib/names"

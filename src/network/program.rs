@@ -76,6 +76,12 @@ impl Op {
 }
 
 impl Step {
+    /// Whether nothing that it reads lies in the buffer that it writes.
+    pub fn writes_apart(&self) -> bool {
+        let out = &self.out.buffer;
+        self.op.reads().all(|read| read.buffer.end <= out.start || out.end <= read.buffer.start)
+    }
+
     /// Values of scratch that the step takes, or `None` where that overflows.
     pub fn scratch(&self) -> Option<usize> {
         match &self.op {

@@ -26,8 +26,7 @@ pub(super) fn place(graph: Graph, output: Id) -> Result<Program, String> {
     for (id, node) in graph.nodes.into_iter().enumerate().filter(|(id, _)| live[*id]) {
         emit(node, &places[id], &places, &mut steps)?;
     }
-    let apart = |step: &Step| step.op.reads().all(|place| place.buffer != step.out.buffer);
-    if !steps.iter().all(apart) {
+    if !steps.iter().all(Step::writes_apart) {
         return Err("an operator would write where it reads".into());
     }
     Program::new(steps, places[output].clone())

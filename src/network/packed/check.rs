@@ -21,11 +21,8 @@ pub(super) fn check(program: &Program, entry: &NetworkEntry) -> Checked {
 fn check_step(step: &Step, entry: &NetworkEntry) -> Checked {
     let out = &step.out;
     check_place(out)?;
-    for read in step.op.reads() {
-        check_place(read)?;
-        let apart = read.buffer.end <= out.buffer.start || out.buffer.end <= read.buffer.start;
-        ensure(apart, "it writes where it reads")?;
-    }
+    step.op.reads().try_for_each(check_place)?;
+    ensure(step.writes_apart(), "it writes where it reads")?;
     check_op(&step.op, out.view.shape, entry)
 }
 
