@@ -7,6 +7,7 @@ use crate::backend::Backend;
 use crate::backend::choice::{Opened, Wanted, on_device};
 use crate::model::unet::UnetConfig;
 use crate::random::Random;
+use crate::train::Trainer;
 use crate::train::denoiser::{DenoiserTrainer, DenoiserTraining};
 use crate::train::latents::{LatentSet, Sampler};
 use crate::train::optimizer::OptimizerConfig;
@@ -71,19 +72,9 @@ fn time<B: Backend>(args: &BenchArgs, backend: &B, device: &str) -> Result<()> {
         steps: 1_000,
     };
     let latent = LatentShape { channels: args.channels, height: 16, width: 16 };
-    let shape = config.shape(latent)?;
     let mut random = Random::new(1);
-    let mut codebook = vec![0.0; 256 * args.channels];
-    random.fill_normal(&mut codebook);
-    let set = LatentSet {
-        grid: shape.grid,
-        codebook,
-        codes: (0..64 * latent.cells()).map(|_| random.below(256) as u16).collect(),
-        thumbnail_codebook: Vec::new(),
-        thumbnail_codes: Vec::new(),
-        neighbours: Vec::new(),
-        neighbours_per_image: config.neighbours,
-    };
+    let grid = config.shape(latent)?.grid;
+    let set = LatentSet::random(grid, 256, 64, config.neighbours, &mut random);
     let alphas: Vec<f64> = (1..=1000).map(|t| 1.0 - f64::from(t) / 1001.0).collect();
     let sampler = Sampler::new(&set, config.batch_settings(&alphas));
     let mut trainer = DenoiserTrainer::new(backend, &config, latent, 1)?;

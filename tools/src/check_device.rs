@@ -134,17 +134,8 @@ fn train<B: Backend>(backend: &B, steps: usize, requests: impl Fn() -> u64) -> R
     };
     let latent = LatentShape { channels: 3, height: 8, width: 8 };
     let mut random = Random::new(3);
-    let mut codebook = vec![0.0; 32 * latent.channels];
-    random.fill_normal(&mut codebook);
-    let set = LatentSet {
-        grid: config.shape(latent)?.grid,
-        codebook,
-        codes: (0..16 * latent.cells()).map(|_| random.below(32) as u16).collect(),
-        thumbnail_codebook: Vec::new(),
-        thumbnail_codes: Vec::new(),
-        neighbours: Vec::new(),
-        neighbours_per_image: config.neighbours,
-    };
+    let grid = config.shape(latent)?.grid;
+    let set = LatentSet::random(grid, 32, 16, config.neighbours, &mut random);
     let alphas: Vec<f64> = (1..=1000).map(|t| 1.0 - f64::from(t) / 1001.0).collect();
     let sampler = Sampler::new(&set, config.batch_settings(&alphas));
     let mut trainer = DenoiserTrainer::new(backend, &config, latent, 1)?;

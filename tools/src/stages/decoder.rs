@@ -1,7 +1,5 @@
 //! Stage: train the decoder on, encoder and codebook fixed, where the recipe asks for it.
 
-use std::path::Path;
-
 use rissole::store::BlockDatabase;
 use rissole::{Error, Result};
 
@@ -11,6 +9,7 @@ use super::{Run, Stage, normalised};
 use crate::backend::Backend;
 use crate::backend::choice::on_device;
 use crate::data::{Dataset, Split};
+use crate::train::Trainer;
 use crate::train::decoder::DecoderTrainer;
 use crate::train::vqgan::Vqgan;
 
@@ -29,12 +28,8 @@ struct OnLatents<'a, B: Backend> {
 impl<B: Backend> Training for OnLatents<'_, B> {
     const MEASURES: &'static [&'static str] = &["absolute", "squared", "adversarial_weight", "discriminator"];
 
-    fn parameters(&self) -> usize {
-        self.trainer.parameters()
-    }
-
-    fn step(&self) -> u64 {
-        self.trainer.step
+    fn trainer(&self) -> &dyn Trainer {
+        &self.trainer
     }
 
     fn advance(&mut self, _saved_after: bool) -> Result<Vec<f64>> {
@@ -50,10 +45,6 @@ impl<B: Backend> Training for OnLatents<'_, B> {
         }
         let e = self.trainer.train(&latents, &pixels, self.dataset.height, self.dataset.width)?;
         Ok(vec![e.absolute, e.squared, e.adversarial_weight, e.discriminator])
-    }
-
-    fn save(&self, path: &Path) -> Result<()> {
-        self.trainer.save(path)
     }
 }
 

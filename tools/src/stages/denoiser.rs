@@ -1,7 +1,5 @@
 //! Stage: train conditioner and denoiser.
 
-use std::path::Path;
-
 use rayon::prelude::*;
 use rissole::diffusion::Schedule;
 use rissole::index::{FrozenIndex, SearchScratch};
@@ -14,6 +12,7 @@ use super::{Run, Stage};
 use crate::backend::Backend;
 use crate::backend::choice::on_device;
 use crate::random::Random;
+use crate::train::Trainer;
 use crate::train::denoiser::{DenoiserTrainer, TrainedDenoiser};
 use crate::train::latents::{Batch, LatentSet, Sampler};
 
@@ -28,12 +27,8 @@ struct OnBlocks<'a, B: Backend> {
 impl<B: Backend> Training for OnBlocks<'_, B> {
     const MEASURES: &'static [&'static str] = &["loss"];
 
-    fn parameters(&self) -> usize {
-        self.trainer.parameters()
-    }
-
-    fn step(&self) -> u64 {
-        self.trainer.step
+    fn trainer(&self) -> &dyn Trainer {
+        &self.trainer
     }
 
     fn advance(&mut self, saved_after: bool) -> Result<Vec<f64>> {
@@ -43,10 +38,6 @@ impl<B: Backend> Training for OnBlocks<'_, B> {
         // Not before a checkpoint, which keeps the random state.
         *ahead = (!saved_after).then(|| sampler.draw(*batch, &mut trainer.random));
         Ok(vec![trainer.finish()?])
-    }
-
-    fn save(&self, path: &Path) -> Result<()> {
-        self.trainer.save(path)
     }
 }
 

@@ -1,11 +1,12 @@
 //! The loop of every stage that trains: progress bar, curve, checkpoints, Ctrl-C.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use rissole::{Error, Result};
 
 use super::curve::Curve;
 use super::{Run, Stage, interrupted, progress};
+use crate::train::Trainer;
 
 /// Steps between two rows of the curve.
 const REPORT_EVERY: u64 = 50;
@@ -17,17 +18,11 @@ pub(super) trait Training {
     /// What a step measures: the columns of the curve, the first of them shown beside the bar.
     const MEASURES: &'static [&'static str];
 
-    /// Number of trained values.
-    fn parameters(&self) -> usize;
-
-    /// Steps done.
-    fn step(&self) -> u64;
+    /// What is trained.
+    fn trainer(&self) -> &dyn Trainer;
 
     /// One step. `saved_after` it, the trainer's state must be that of a run that goes on from a checkpoint.
     fn advance(&mut self, saved_after: bool) -> Result<Vec<f64>>;
-
-    /// Writes a checkpoint.
-    fn save(&self, path: &Path) -> Result<()>;
 }
 
 impl Run {
@@ -37,12 +32,12 @@ impl Run {
     /// [`Error::Interrupted`] after Ctrl-C, with a checkpoint saved; [`Error::Usage`] when a measure is not finite.
     pub(super) fn train<T: Training>(&self, stage: Stage, mut training: T, steps: u64) -> Result<()> {
         let (name, path) = (stage.name(), self.product(stage));
-        log::info!("{name}: {} parameters, from step {}", training.parameters(), training.step());
-        let mut curve = Curve::open(&self.curve(stage), &format!("step,{}", T::MEASURES.join(",")), training.step())?;
+        let (parameters, from) = (training.trainer().parameters(), training.trainer().step());
+        log::info!("{name}: {parameters} parameters, from step {from}");
+        let mut curve = Curve::open(&self.curve(stage), &format!("step,{}", T::MEASURES.join(",")), from)?;
         let bar = progress(name, steps);
         let mut sums = vec![0.0; T::MEASURES.len()];
-        while training.step() < steps {
-            let step = training.step() + 1;
+        for step in from + 1..=steps {
             let saves = step == steps || step.is_multiple_of(SAVE_EVERY) || interrupted();
             let measured = training.advance(saves)?;
             if !measured.iter().all(|v| v.is_finite()) {
@@ -59,7 +54,7 @@ impl Run {
                 sums.fill(0.0);
             }
             if saves {
-                training.save(&path)?;
+                training.trainer().save(&path)?;
                 if interrupted() && step < steps {
                     return Err(Error::Interrupted);
                 }
@@ -70,7 +65,7 @@ impl Run {
     }
 
     /// The curve of a stage that trains.
-    pub(super) fn curve(&self, stage: Stage) -> std::path::PathBuf {
+    pub(super) fn curve(&self, stage: Stage) -> PathBuf {
         self.dir.join(format!("{}.csv", stage.name()))
     }
 

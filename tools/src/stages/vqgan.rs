@@ -1,7 +1,5 @@
 //! Stage: train the VQ-GAN.
 
-use std::path::Path;
-
 use rissole::{Error, Result};
 
 use super::training::Training;
@@ -9,6 +7,7 @@ use super::{Run, Stage, normalised};
 use crate::backend::Backend;
 use crate::backend::choice::on_device;
 use crate::data::{Dataset, Split};
+use crate::train::Trainer;
 use crate::train::vqgan::{Vqgan, VqganTrainer};
 
 struct OnPictures<'a, B: Backend> {
@@ -22,12 +21,8 @@ impl<B: Backend> Training for OnPictures<'_, B> {
     const MEASURES: &'static [&'static str] =
         &["absolute", "squared", "commitment", "adversarial_weight", "discriminator"];
 
-    fn parameters(&self) -> usize {
-        self.trainer.parameters()
-    }
-
-    fn step(&self) -> u64 {
-        self.trainer.step
+    fn trainer(&self) -> &dyn Trainer {
+        &self.trainer
     }
 
     fn advance(&mut self, _saved_after: bool) -> Result<Vec<f64>> {
@@ -37,10 +32,6 @@ impl<B: Backend> Training for OnPictures<'_, B> {
         let l = trainer.train(&pixels, dataset.height, dataset.width)?;
         let p = l.picture;
         Ok(vec![p.absolute, p.squared, l.commitment, p.adversarial_weight, p.discriminator])
-    }
-
-    fn save(&self, path: &Path) -> Result<()> {
-        self.trainer.save(path)
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use rissole::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use super::Trainer;
 use super::checkpoint::{Checkpoint, settings_hash};
 use super::optimizer::OptimizerConfig;
 use super::picture_loss::{DiscriminatorTraining, ErrorWeights, PictureErrors, PictureLoss};
@@ -74,11 +75,6 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
         }
     }
 
-    /// Number of trained values in the decoder.
-    pub fn parameters(&self) -> usize {
-        self.set.count()
-    }
-
     /// One step on `latents`, `[N,height/d,width/d,C]`, of `images`, `[N,height,width,3]` in −1…1.
     ///
     /// # Errors
@@ -112,18 +108,6 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
         self.set
     }
 
-    /// Saves the run.
-    ///
-    /// # Errors
-    /// As [`Backend::check`]: a device that failed must not overwrite what was saved before; [`Error::Io`].
-    pub fn save(&self, path: &Path) -> Result<()> {
-        let mut checkpoint = Checkpoint::new(self.step, self.settings.clone(), &self.random);
-        checkpoint.put_params("decoder", self.backend, &self.set);
-        self.loss.put(&mut checkpoint);
-        self.backend.check()?;
-        checkpoint.save(path)
-    }
-
     /// Goes on from the checkpoint at `path`, where there is one.
     ///
     /// # Errors
@@ -142,5 +126,23 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
         self.step = checkpoint.step;
         self.random = Random::from_state(checkpoint.random);
         Ok(())
+    }
+}
+
+impl<B: Backend> Trainer for DecoderTrainer<'_, B> {
+    fn parameters(&self) -> usize {
+        self.set.count()
+    }
+
+    fn step(&self) -> u64 {
+        self.step
+    }
+
+    fn save(&self, path: &Path) -> Result<()> {
+        let mut checkpoint = Checkpoint::new(self.step, self.settings.clone(), &self.random);
+        checkpoint.put_params("decoder", self.backend, &self.set);
+        self.loss.put(&mut checkpoint);
+        self.backend.check()?;
+        checkpoint.save(path)
     }
 }

@@ -6,6 +6,7 @@ use rissole::bundle::manifest::{NeighbourSource, Prediction, ScheduleKind};
 use rissole::{BlockGrid, Error, LatentShape, Result};
 use serde::{Deserialize, Serialize};
 
+use super::Trainer;
 use super::checkpoint::{Checkpoint, settings_hash};
 use super::latents::{Batch, BatchSettings};
 use super::optimizer::OptimizerConfig;
@@ -146,11 +147,6 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         })
     }
 
-    /// Number of trained values.
-    pub fn parameters(&self) -> usize {
-        self.set.count()
-    }
-
     /// One step. Returns the weighted mean squared error.
     ///
     /// # Errors
@@ -207,14 +203,6 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         }
     }
 
-    /// Saves the run.
-    ///
-    /// # Errors
-    /// As [`Self::checkpoint`]; [`Error::Io`].
-    pub fn save(&self, path: &Path) -> Result<()> {
-        self.checkpoint()?.save(path)
-    }
-
     /// The run as it stands.
     ///
     /// # Errors
@@ -245,6 +233,20 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
 
     fn settings(&self) -> String {
         settings_hash(&(&self.config, self.seed))
+    }
+}
+
+impl<B: Backend> Trainer for DenoiserTrainer<'_, B> {
+    fn parameters(&self) -> usize {
+        self.set.count()
+    }
+
+    fn step(&self) -> u64 {
+        self.step
+    }
+
+    fn save(&self, path: &Path) -> Result<()> {
+        self.checkpoint()?.save(path)
     }
 }
 

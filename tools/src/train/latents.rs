@@ -26,6 +26,23 @@ pub struct LatentSet {
 }
 
 impl LatentSet {
+    /// `images` pictures of random codes from a random codebook of `entries`, without thumbnails and without
+    /// neighbours: for training that is timed or compared, where the neighbour input is noise.
+    pub fn random(grid: BlockGrid, entries: usize, images: usize, neighbours: usize, random: &mut Random) -> Self {
+        let latent = grid.latent();
+        let mut codebook = vec![0.0; entries * latent.channels];
+        random.fill_normal(&mut codebook);
+        Self {
+            grid,
+            codebook,
+            codes: (0..images * latent.cells()).map(|_| random.below(entries) as u16).collect(),
+            thumbnail_codebook: Vec::new(),
+            thumbnail_codes: Vec::new(),
+            neighbours: Vec::new(),
+            neighbours_per_image: neighbours,
+        }
+    }
+
     /// Number of pictures.
     pub fn images(&self) -> usize {
         self.codes.len() / self.grid.latent().cells()

@@ -5,6 +5,7 @@ use std::path::Path;
 use rissole::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use super::Trainer;
 use super::checkpoint::{Checkpoint, settings_hash};
 use super::codebook::{self, Codebook};
 use super::optimizer::OptimizerConfig;
@@ -88,11 +89,6 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         Ok(Vqgan { backend: self.backend, set: self.set, encoder: self.encoder, decoder: self.decoder, codebook })
     }
 
-    /// Number of trained values in encoder and decoder.
-    pub fn parameters(&self) -> usize {
-        self.set.count()
-    }
-
     /// One step on `images`, `[N,height,width,3]` in −1…1.
     ///
     /// # Errors
@@ -138,14 +134,6 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         losses.picture.discriminator = self.loss.train_critic((&fake, images), shape, &settings);
         self.backend.check()?;
         Ok(losses)
-    }
-
-    /// Saves the run.
-    ///
-    /// # Errors
-    /// As [`Self::checkpoint`]; [`Error::Io`].
-    pub fn save(&self, path: &Path) -> Result<()> {
-        self.checkpoint()?.save(path)
     }
 
     /// The run as it stands.
@@ -196,6 +184,20 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
 
     fn settings(&self) -> String {
         settings_hash(&(&self.config, self.seed))
+    }
+}
+
+impl<B: Backend> Trainer for VqganTrainer<'_, B> {
+    fn parameters(&self) -> usize {
+        self.set.count()
+    }
+
+    fn step(&self) -> u64 {
+        self.step
+    }
+
+    fn save(&self, path: &Path) -> Result<()> {
+        self.checkpoint()?.save(path)
     }
 }
 
