@@ -4,8 +4,9 @@
 `cargo bench --bench network` gives the first two; the others run here. Everything is pinned to one core, the sides
 alternate, and what is compared is processor time: medians over the rounds of the time of one run.
 
-Networks are stored with int8 weights. onnxruntime gets them both as they are ("onnxruntime int8") and with the weights
-made f32 beforehand ("onnxruntime"), OpenVINO and ncnn the latter. An engine that cannot take a network says so.
+Networks are stored with int8 weights. onnxruntime gets them with the weights made f32 beforehand ("onnxruntime"), as do
+OpenVINO and ncnn, and also as they are ("onnxruntime, int8"): the weights alone are int8 there, the arithmetic is f32.
+An engine that cannot take a network is left out, with the reason on stderr.
 """
 
 import argparse
@@ -139,7 +140,7 @@ def sides_of(path, folder):
     inputs = inputs_of(path)
     makers = {
         "onnxruntime": lambda: onnxruntime_side(plain, inputs),
-        "onnxruntime int8": lambda: onnxruntime_side(path, inputs),
+        "onnxruntime, int8": lambda: onnxruntime_side(path, inputs),
         "OpenVINO": lambda: openvino_side(plain, inputs),
         "ncnn": lambda: ncnn_side(plain, inputs),
     }
@@ -195,7 +196,7 @@ def main():
         print(f"{role}: milliseconds of processor time for one run (of the rissole's)")
         for name, spent in medians.items():
             low, high = min(by_side[name]), max(by_side[name])
-            print(f"  {name:17} {spent:8.3f}  {spent / medians['rissole']:5.2f}×  ({low:.3f}…{high:.3f})")
+            print(f"  {name:18} {spent:8.3f}  {spent / medians['rissole']:5.2f}×  ({low:.3f}…{high:.3f})")
 
 
 if __name__ == "__main__":
