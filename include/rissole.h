@@ -8,8 +8,9 @@
  *     rissole_generate(generator, NULL, &image, NULL, &error);
  *
  * Every function that can fail answers a rissole_status and, where error is not NULL, says what went wrong there.
- * No function ends the program, unwinds, or prints. Structs that may grow begin with struct_size = sizeof of the
- * struct. Numbers named like rissole_sampler in a comment are values of that enum.
+ * No function unwinds or prints, nor ends the program, but where memory that the RAM budget allows cannot be had (see
+ * rissole_set_memory). Structs that may grow begin with struct_size = sizeof of the struct. Numbers named like
+ * rissole_sampler in a comment are values of that enum.
  *
  * Threads: a model may be used by any number of threads at once. A generator may be used by one thread at a time;
  * rissole_generator_cancel may come from any thread or signal handler at any time.
@@ -460,6 +461,56 @@ typedef struct rissole_report {
 typedef void (*rissole_log_fn)(uint32_t level, const char *message, void *user);
 
 /**
+ * Answers `size` bytes at a multiple of `alignment`, a power of two, or NULL.
+ */
+typedef void *(*rissole_alloc_fn)(size_t size, size_t alignment, void *user);
+
+/**
+ * Answers a block of `new_size` bytes that begins with the bytes of `block`, which has `old_size` and is given back; or
+ * NULL, with `block` as it was.
+ */
+typedef void *(*rissole_realloc_fn)(void *block,
+                                    size_t old_size,
+                                    size_t new_size,
+                                    size_t alignment,
+                                    void *user);
+
+/**
+ * Takes a block back.
+ */
+typedef void (*rissole_free_fn)(void *block, size_t size, size_t alignment, void *user);
+
+/**
+ * Where the library's memory comes from.
+ */
+typedef struct rissole_memory {
+    /**
+     * sizeof(rissole_memory).
+     */
+    uint32_t struct_size;
+    /**
+     * Always 0.
+     */
+    uint32_t reserved;
+    /**
+     * Gives.
+     */
+    rissole_alloc_fn alloc;
+    /**
+     * Changes sizes.
+     */
+    rissole_realloc_fn realloc;
+    /**
+     * Takes back.
+     */
+    rissole_free_fn free;
+    /**
+     * Given to all three.
+     */
+    void *user;
+} rissole_memory;
+
+/**
  * What a model draws and how it does by default. Set `struct_size` before it is filled in.
  */
 typedef struct rissole_model_info {
@@ -666,6 +717,22 @@ enum rissole_status rissole_generate(struct rissole_generator *generator,
 void rissole_set_log(uint32_t level,
                      rissole_log_fn callback,
                      void *user);
+
+/**
+ * Takes all memory from `memory` instead of from the system, until the program ends. Once, before any other function
+ * of the library; else RISSOLE_STATUS_BUSY. Mapped files are no memory in this sense, stacks of threads neither.
+ *
+ * The functions may be called from any thread that uses the library, and from its own where a generator has several;
+ * they must not call the library. Have as much as rissole_plan says ready, and what your blocks lose to each other: the
+ * library refuses beforehand (RISSOLE_STATUS_BUDGET) what a `ram_budget` does not allow, but a NULL for what it does
+ * ask for ends the program by abort().
+ *
+ * # Safety
+ * `memory` is NULL or has `struct_size` bytes, and its functions do what their types say; `error` is NULL or points to
+ * a rissole_error.
+ */
+enum rissole_status rissole_set_memory(const struct rissole_memory *memory,
+                                       struct rissole_error *error);
 
 /**
  * Opens the bundle in the folder `path` (UTF-8) and puts it into `*model`, which becomes NULL on failure. Checks the

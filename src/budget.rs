@@ -11,15 +11,21 @@
 //! Mapped files (the block database and the frozen index) are evictable page cache and are not counted.
 #![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+mod hooks;
+
+use std::alloc::{GlobalAlloc, Layout};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+pub(crate) use hooks::Hooks;
+#[cfg(feature = "c-library")]
+pub(crate) use hooks::set as set_hooks;
 
 use crate::error::{Error, Result};
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-/// The system allocator, counting live bytes and their peak.
+/// The system's allocator, or the program's own in C (`rissole_set_memory`), counting live bytes and their peak.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CountingAllocator;
 
@@ -33,12 +39,12 @@ fn shrunk(bytes: usize) {
 }
 
 // SAFETY:
-// - every call is passed on to `System` unchanged, which upholds the contract of `GlobalAlloc`;
+// - every call is passed on unchanged, to `System` or to the hooks, which uphold the contract of `GlobalAlloc`;
 // - the counters are plain atomics: they neither allocate nor unwind.
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's layout is passed on.
-        let p = unsafe { System.alloc(layout) };
+        let p = unsafe { hooks::alloc(layout) };
         if !p.is_null() {
             grown(layout.size());
         }
@@ -47,7 +53,7 @@ unsafe impl GlobalAlloc for CountingAllocator {
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's layout is passed on.
-        let p = unsafe { System.alloc_zeroed(layout) };
+        let p = unsafe { hooks::alloc_zeroed(layout) };
         if !p.is_null() {
             grown(layout.size());
         }
@@ -55,14 +61,14 @@ unsafe impl GlobalAlloc for CountingAllocator {
     }
 
     unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        // SAFETY: `p` came from `System` through this allocator, with this layout.
-        unsafe { System.dealloc(p, layout) };
+        // SAFETY: `p` came through this allocator, with this layout.
+        unsafe { hooks::dealloc(p, layout) };
         shrunk(layout.size());
     }
 
     unsafe fn realloc(&self, p: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: `p` came from `System` through this allocator, with this layout.
-        let moved = unsafe { System.realloc(p, layout, size) };
+        // SAFETY: `p` came through this allocator, with this layout.
+        let moved = unsafe { hooks::realloc(p, layout, size) };
         if !moved.is_null() {
             // Old and new may exist side by side while the system moves them: count the worst.
             grown(size);

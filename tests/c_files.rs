@@ -14,6 +14,7 @@ use rissole::capi::fault::{ErrorInfo, MESSAGE_BYTES, Status};
 use rissole::capi::files::*;
 use rissole::capi::generator::*;
 use rissole::capi::image::{Image, PixelFormat};
+use rissole::capi::memory::{Memory, rissole_set_memory};
 use rissole::capi::model::*;
 use rissole::file_bytes::FileBytes;
 use rissole::generator::{Generator as RustGenerator, Options as RustOptions, Query};
@@ -190,6 +191,29 @@ fn a_model_behind_callbacks_draws_the_same_picture_and_counts_in_the_budget() {
     assert_eq!(drawn(opened_by(&shelf.reader()).1, 0), (Status::Ok, shelf.expected.clone()));
     // What is read takes heap: the shelf alone fills this budget.
     assert_eq!(drawn(opened_by(&shelf.reader()).1, 30_000).0, Status::Budget);
+}
+
+#[test]
+fn memory_hooks_are_for_c_programs() {
+    unsafe extern "C" fn alloc(_: usize, _: usize, _: *mut c_void) -> *mut c_void {
+        null_mut()
+    }
+    unsafe extern "C" fn realloc(_: *mut c_void, _: usize, _: usize, _: usize, _: *mut c_void) -> *mut c_void {
+        null_mut()
+    }
+    unsafe extern "C" fn free(_: *mut c_void, _: usize, _: usize, _: *mut c_void) {}
+    let memory = Memory {
+        struct_size: size_of::<Memory>() as u32,
+        reserved: 0,
+        alloc: Some(alloc),
+        realloc: Some(realloc),
+        free: Some(free),
+        user: null_mut(),
+    };
+    for bad in [memory, Memory { alloc: None, ..memory }, Memory { struct_size: 4, ..memory }] {
+        assert_eq!(unsafe { rissole_set_memory(&bad, null_mut()) }, Status::Argument);
+    }
+    assert_eq!(unsafe { rissole_set_memory(null(), null_mut()) }, Status::Argument);
 }
 
 #[test]

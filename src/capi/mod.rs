@@ -15,6 +15,7 @@ pub mod generator;
 pub mod grown;
 pub mod image;
 pub mod logging;
+pub mod memory;
 pub mod model;
 pub mod progress;
 

@@ -1,0 +1,95 @@
+//! Memory of the program's own for everything that the library allocates.
+
+use std::ffi::c_void;
+
+use super::fault::{ErrorInfo, Fault, Status, guard};
+use super::grown::{self, Grown};
+
+/// Answers `size` bytes at a multiple of `alignment`, a power of two, or NULL.
+pub type AllocFn = Option<unsafe extern "C" fn(size: usize, alignment: usize, user: *mut c_void) -> *mut c_void>;
+
+/// Answers a block of `new_size` bytes that begins with the bytes of `block`, which has `old_size` and is given back; or
+/// NULL, with `block` as it was.
+pub type ReallocFn = Option<
+    unsafe extern "C" fn(
+        block: *mut c_void,
+        old_size: usize,
+        new_size: usize,
+        alignment: usize,
+        user: *mut c_void,
+    ) -> *mut c_void,
+>;
+
+/// Takes a block back.
+pub type FreeFn = Option<unsafe extern "C" fn(block: *mut c_void, size: usize, alignment: usize, user: *mut c_void)>;
+
+/// Where the library's memory comes from.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// sizeof(rissole_memory).
+    pub struct_size: u32,
+    /// Always 0.
+    pub reserved: u32,
+    /// Gives.
+    pub alloc: AllocFn,
+    /// Changes sizes.
+    pub realloc: ReallocFn,
+    /// Takes back.
+    pub free: FreeFn,
+    /// Given to all three.
+    pub user: *mut c_void,
+}
+
+// SAFETY: `repr(C)`, the size first; raw pointers and optional functions, for which NULL stands, may have any bytes as
+// far as the caller's contract goes: a function is one of this type.
+unsafe impl Grown for Memory {
+    const FIRST: usize = size_of::<Memory>();
+    fn initial() -> Self {
+        let (struct_size, user) = (size_of::<Self>() as u32, std::ptr::null_mut());
+        Self { struct_size, reserved: 0, alloc: None, realloc: None, free: None, user }
+    }
+}
+
+/// Takes all memory from `memory` instead of from the system, until the program ends. Once, before any other function
+/// of the library; else RISSOLE_STATUS_BUSY. Mapped files are no memory in this sense, stacks of threads neither.
+///
+/// The functions may be called from any thread that uses the library, and from its own where a generator has several;
+/// they must not call the library. Have as much as rissole_plan says ready, and what your blocks lose to each other: the
+/// library refuses beforehand (RISSOLE_STATUS_BUDGET) what a `ram_budget` does not allow, but a NULL for what it does
+/// ask for ends the program by abort().
+///
+/// # Safety
+/// `memory` is NULL or has `struct_size` bytes, and its functions do what their types say; `error` is NULL or points to
+/// a rissole_error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rissole_set_memory(memory: *const Memory, error: *mut ErrorInfo) -> Status {
+    // SAFETY: as the caller vouches, here and below.
+    unsafe {
+        guard(error, || {
+            let Memory { alloc, realloc, free, user, .. } = grown::read(memory, "memory")?;
+            let (Some(alloc), Some(realloc), Some(free)) = (alloc, realloc, free) else {
+                return Err(Fault::argument("a function is NULL"));
+            };
+            set(crate::budget::Hooks { alloc, realloc, free, user })
+        })
+    }
+}
+
+/// # Safety
+/// As for [`rissole_set_memory`].
+#[cfg(feature = "c-library")]
+unsafe fn set(hooks: crate::budget::Hooks) -> super::fault::Outcome<()> {
+    // SAFETY: as the caller vouches; that nothing is alive is what is counted.
+    if crate::budget::live_bytes() == 0 && unsafe { crate::budget::set_hooks(hooks) } {
+        return Ok(());
+    }
+    Err(Fault::busy())
+}
+
+/// # Safety
+/// None: it refuses.
+#[cfg(not(feature = "c-library"))]
+unsafe fn set(_: crate::budget::Hooks) -> super::fault::Outcome<()> {
+    Err(Fault::argument("in a Rust program memory is that program's affair"))
+}
