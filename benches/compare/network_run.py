@@ -10,7 +10,6 @@ An engine that cannot take a network is left out, with the reason on stderr.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import statistics
@@ -56,9 +55,10 @@ def with_f32_weights(path, to):
 
 def inputs_of(path):
     """Values for each input, by name: the same that the bench in Rust takes."""
-    constants = {tensor.name for tensor in onnx.load(path).graph.initializer}
+    graph = onnx.load(path).graph
+    constants = {tensor.name for tensor in graph.initializer}
     inputs = {}
-    for entry in onnx.load(path).graph.input:
+    for entry in graph.input:
         if entry.name not in constants:
             shape = [d.dim_value for d in entry.type.tensor_type.shape.dim]
             count = int(np.prod(shape))
@@ -179,10 +179,9 @@ def main():
     core = sorted(os.sched_getaffinity(0))[-1] if args.core is None else args.core
     os.sched_setaffinity(0, {core})
     print(f"{versions()}; core {core}, one thread")
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    with tempfile.TemporaryDirectory() as folder:
         paths = {role: args.model / f"{role}.onnx" for role in ROLES}
-        sides = {role: sides_of(path, folder) for role, path in paths.items() if path.exists()}
+        sides = {role: sides_of(path, Path(folder)) for role, path in paths.items() if path.exists()}
         times = {role: {} for role in sides}
         for _ in range(args.rounds):
             ours = rissole_round(bench, args.model.resolve())

@@ -119,8 +119,7 @@ pub unsafe extern "C" fn rissole_model_open_reader(
 }
 
 fn open(spoken_of_as: &str, files: impl Files + 'static) -> Outcome<*mut Model> {
-    let bundle = Bundle::open_from(Path::new(spoken_of_as), Storage::Given(Arc::new(files)))?;
-    Ok(Box::into_raw(Box::new(Model::new(bundle))))
+    Ok(Model::handle(Bundle::open_from(Path::new(spoken_of_as), Storage::Given(Arc::new(files)))?))
 }
 
 /// # Safety

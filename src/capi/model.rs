@@ -16,11 +16,12 @@ pub struct Model {
 }
 
 impl Model {
-    pub(super) fn new(bundle: Bundle) -> Self {
+    /// The handle of a model of `bundle`.
+    pub(super) fn handle(bundle: Bundle) -> *mut Self {
         // The manifest has no NUL in its strings that matter: what follows one is left out.
         let string = |text: &str| CString::new(text.split('\0').next().unwrap_or_default()).unwrap_or_default();
         let (name, licence) = (string(&bundle.manifest.name), string(&bundle.manifest.licence));
-        Self { bundle, name, licence }
+        Box::into_raw(Box::new(Self { bundle, name, licence }))
     }
 }
 
@@ -115,8 +116,7 @@ pub unsafe extern "C" fn rissole_model_open(
     unsafe {
         guard(error, || {
             let model = place(model, std::ptr::null_mut(), "model")?;
-            let bundle = Bundle::open(text(path, "path")?)?;
-            *model = Box::into_raw(Box::new(Model::new(bundle)));
+            *model = Model::handle(Bundle::open(text(path, "path")?)?);
             Ok(())
         })
     }

@@ -9,6 +9,7 @@ use crate::backend::cuda::Cuda;
 use crate::backend::{Backend, parity};
 use crate::model::unet::UnetConfig;
 use crate::random::Random;
+use crate::train::Trainer;
 use crate::train::denoiser::{DenoiserTrainer, DenoiserTraining};
 use crate::train::latents::{LatentSet, Sampler};
 use crate::train::optimizer::OptimizerConfig;

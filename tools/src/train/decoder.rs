@@ -13,7 +13,7 @@ use super::picture_loss::{DiscriminatorTraining, ErrorWeights, PictureErrors, Pi
 use super::vqgan::{Vqgan, VqganTraining};
 use crate::backend::Backend;
 use crate::model::layers::Maker;
-use crate::model::vqgan::Decoder;
+use crate::model::vqgan::{Decoder, VqganConfig};
 use crate::random::Random;
 use crate::tape::{ParamSet, Tape};
 
@@ -43,7 +43,7 @@ pub struct DecoderTrainer<'a, B: Backend> {
     backend: &'a B,
     config: DecoderTraining,
     settings: String,
-    channels: usize,
+    model: VqganConfig,
     set: ParamSet<B>,
     decoder: Decoder,
     loss: PictureLoss<'a, B>,
@@ -66,7 +66,7 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
             backend,
             config: config.clone(),
             settings: settings_hash(&(config, before, seed)),
-            channels: before.model.latent_channels,
+            model: before.model.clone(),
             set,
             decoder,
             loss,
@@ -83,12 +83,10 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
         self.step += 1;
         let batch = images.len() / (height * width * 3);
         let shape = [batch, height, width, 3];
-        // A latent has the proportions of its picture.
-        let cells = latents.len() / (batch * self.channels);
-        let down = (height * width / cells).isqrt();
+        let down = self.model.downsampling();
         self.set.clear_grads(self.backend);
         let mut tape = Tape::new(self.backend, &mut self.set);
-        let input = tape.input("", [batch, height / down, width / down, self.channels], latents);
+        let input = tape.input("", [batch, height / down, width / down, self.model.latent_channels], latents);
         let decoded = self.decoder.apply(&mut tape, input);
         let fake = tape.value(decoded.image);
         let (grad, mut errors) = self.loss.grad(self.step, &tape, decoded, (&fake, images), shape);
@@ -138,11 +136,11 @@ impl<B: Backend> Trainer for DecoderTrainer<'_, B> {
         self.step
     }
 
-    fn save(&self, path: &Path) -> Result<()> {
+    fn checkpoint(&self) -> Result<Checkpoint> {
         let mut checkpoint = Checkpoint::new(self.step, self.settings.clone(), &self.random);
         checkpoint.put_params("decoder", self.backend, &self.set);
         self.loss.put(&mut checkpoint);
         self.backend.check()?;
-        checkpoint.save(path)
+        Ok(checkpoint)
     }
 }

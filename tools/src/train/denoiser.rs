@@ -203,17 +203,6 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         }
     }
 
-    /// The run as it stands.
-    ///
-    /// # Errors
-    /// As [`Backend::check`]: a device that failed must not overwrite what was saved before.
-    pub fn checkpoint(&self) -> Result<Checkpoint> {
-        let mut checkpoint = Checkpoint::new(self.step, self.settings(), &self.random);
-        checkpoint.put_params("denoiser", self.backend, &self.set);
-        self.backend.check()?;
-        Ok(checkpoint)
-    }
-
     /// Goes on from the checkpoint at `path`, where there is one.
     ///
     /// # Errors
@@ -245,8 +234,11 @@ impl<B: Backend> Trainer for DenoiserTrainer<'_, B> {
         self.step
     }
 
-    fn save(&self, path: &Path) -> Result<()> {
-        self.checkpoint()?.save(path)
+    fn checkpoint(&self) -> Result<Checkpoint> {
+        let mut checkpoint = Checkpoint::new(self.step, self.settings(), &self.random);
+        checkpoint.put_params("denoiser", self.backend, &self.set);
+        self.backend.check()?;
+        Ok(checkpoint)
     }
 }
 

@@ -1,10 +1,6 @@
 //! Training loops: each owns its networks, optimizer state and random state, advances by one step, and saves
 //! itself whole, so that an interrupted run goes on as if nothing had happened.
 
-use std::path::Path;
-
-use rissole::Result;
-
 pub mod checkpoint;
 pub mod codebook;
 pub mod decoder;
@@ -14,6 +10,11 @@ pub mod optimizer;
 pub mod picture_loss;
 pub mod vqgan;
 
+use std::path::Path;
+
+use checkpoint::Checkpoint;
+use rissole::Result;
+
 /// A network in training.
 pub trait Trainer {
     /// Number of trained values.
@@ -22,9 +23,17 @@ pub trait Trainer {
     /// Steps done.
     fn step(&self) -> u64;
 
+    /// The run as it stands.
+    ///
+    /// # Errors
+    /// As [`crate::backend::Backend::check`]: a device that failed must not overwrite what was saved before.
+    fn checkpoint(&self) -> Result<Checkpoint>;
+
     /// Saves the run, replacing an older checkpoint at `path` only when the new one is whole.
     ///
     /// # Errors
-    /// Where the device failed, which must not overwrite what was saved before; [`rissole::Error::Io`].
-    fn save(&self, path: &Path) -> Result<()>;
+    /// As [`Self::checkpoint`]; [`rissole::Error::Io`].
+    fn save(&self, path: &Path) -> Result<()> {
+        self.checkpoint()?.save(path)
+    }
 }

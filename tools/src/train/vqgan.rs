@@ -136,23 +136,6 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         Ok(losses)
     }
 
-    /// The run as it stands.
-    ///
-    /// # Errors
-    /// As [`Backend::check`]: a device that failed must not overwrite what was saved before.
-    pub fn checkpoint(&self) -> Result<Checkpoint> {
-        let mut checkpoint = Checkpoint::new(self.step, self.settings(), &self.random);
-        checkpoint.put_params("vqgan", self.backend, &self.set);
-        self.loss.put(&mut checkpoint);
-        if let Some(c) = &self.codebook {
-            for (name, values) in [("entries", &c.entries), ("uses", &c.uses), ("sums", &c.sums)] {
-                checkpoint.tensors.insert(format!("codebook/{name}"), values.clone());
-            }
-        }
-        self.backend.check()?;
-        Ok(checkpoint)
-    }
-
     /// Goes on from the checkpoint at `path`, where there is one.
     ///
     /// # Errors
@@ -196,8 +179,17 @@ impl<B: Backend> Trainer for VqganTrainer<'_, B> {
         self.step
     }
 
-    fn save(&self, path: &Path) -> Result<()> {
-        self.checkpoint()?.save(path)
+    fn checkpoint(&self) -> Result<Checkpoint> {
+        let mut checkpoint = Checkpoint::new(self.step, self.settings(), &self.random);
+        checkpoint.put_params("vqgan", self.backend, &self.set);
+        self.loss.put(&mut checkpoint);
+        if let Some(c) = &self.codebook {
+            for (name, values) in [("entries", &c.entries), ("uses", &c.uses), ("sums", &c.sums)] {
+                checkpoint.tensors.insert(format!("codebook/{name}"), values.clone());
+            }
+        }
+        self.backend.check()?;
+        Ok(checkpoint)
     }
 }
 
