@@ -11,6 +11,7 @@ pub mod error;
 pub mod file_bytes;
 pub mod generator;
 pub mod index;
+mod isa;
 pub mod latent;
 pub mod network;
 pub mod picture;

@@ -63,8 +63,14 @@ fn clustered(images: usize, clusters: usize, entries: usize, seed: u64) -> Datab
     DatabaseContents { codes: codes.collect(), grid, codebook, thumbnail_codebook: None, names: vec![] }
 }
 
-const GRAPH: IndexSettings =
-    IndexSettings { connections: 16, ef_construction: 200, ef_search: 128, exact_up_to: 0, recall_k: 20 };
+const GRAPH: IndexSettings = IndexSettings {
+    connections: 16,
+    ef_construction: 200,
+    ef_search: 512,
+    recall: 0.995,
+    exact_up_to: 0,
+    recall_k: 20,
+};
 
 fn database(folder: &Folder, contents: &DatabaseContents) -> BlockDatabase {
     let path = folder.path("blocks.rsdb");
@@ -242,7 +248,7 @@ fn every_picture_can_be_found_however_many_are_alike() {
     contents.codes[0].chunks_exact_mut(cells).take(400).for_each(|row| row.copy_from_slice(&blank));
     let db = database(&folder, &contents);
     let path = folder.path("blocks.rshn");
-    build_index(&db, 0, IndexSettings { ef_search: 1, ..GRAPH }, &path).unwrap();
+    build_index(&db, 0, IndexSettings { ef_search: 1, recall: 0.0, ..GRAPH }, &path).unwrap();
     let index = FrozenIndex::open(&path, &db).unwrap();
     index.verify().unwrap();
     let (mut scratch, mut query) = (SearchScratch::default(), vec![0.0; db.block().len()]);
@@ -276,6 +282,23 @@ fn a_small_database_is_scanned() {
     let (mut a, mut b, query) = (SearchScratch::default(), SearchScratch::default(), vec![0.1; db.block().len()]);
     let found = index.search(&db, &query, 9, None, &mut a).unwrap();
     assert_eq!(found, exact_scan(&db, 3, &query, 9, None, &mut b).unwrap());
+}
+
+/// As few nodes are kept as reach the recall asked for; a graph that cannot reach it is not used.
+#[test]
+fn searches_are_as_wide_as_the_recall_asks_for() {
+    let folder = Folder::new("width");
+    let db = database(&folder, &clustered(3000, 40, 300, 21));
+    let path = folder.path("blocks.rshn");
+    let built = |recall, ef_search| build_index(&db, 0, IndexSettings { recall, ef_search, ..GRAPH }, &path).unwrap();
+    let (loose, strict) = (built(0.5, 512), built(0.999, 512));
+    assert!(loose.ef_search < strict.ef_search, "{loose:?} {strict:?}");
+    for (summary, wanted) in [(loose, 0.5), (strict, 0.999)] {
+        assert!(summary.nodes.is_some() && summary.recall.min(summary.recall_excluding_self) >= wanted);
+    }
+    let narrower = built(0.999, strict.ef_search * 2 / 3);
+    assert_eq!((narrower.nodes, narrower.recall), (None, 1.0));
+    FrozenIndex::open(&path, &db).unwrap().verify().unwrap();
 }
 
 #[test]

@@ -16,14 +16,17 @@ use crate::error::{Error, Result};
 use crate::store::{BlockDatabase, CodeRow};
 
 /// How an index is built and searched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct IndexSettings {
     /// Links M of a node on each upper level; twice as many on level 0.
     pub connections: usize,
     /// Candidates looked at when a node is inserted.
     pub ef_construction: usize,
-    /// Nodes that a search keeps.
+    /// Most nodes that a search keeps.
     pub ef_search: usize,
+    /// Recall@k that is reached with as few nodes as possible, pictures as their own neighbours or not. Where not even
+    /// `ef_search` nodes reach it, there is no graph and the database is scanned.
+    pub recall: f32,
     /// A database of at most so many pictures gets no graph and is scanned.
     pub exact_up_to: usize,
     /// The k at which recall is measured (less where there are fewer pictures).
@@ -35,7 +38,7 @@ const MAX_CONNECTIONS: usize = 128;
 
 impl Default for IndexSettings {
     fn default() -> Self {
-        Self { connections: 16, ef_construction: 200, ef_search: 128, exact_up_to: 2000, recall_k: 20 }
+        Self { connections: 16, ef_construction: 200, ef_search: 512, recall: 0.995, exact_up_to: 2000, recall_k: 20 }
     }
 }
 
@@ -49,6 +52,7 @@ impl IndexSettings {
         let ok = (2..=MAX_CONNECTIONS).contains(&self.connections)
             && (1..=4096).contains(&self.ef_construction)
             && (1..=MAX_EF as usize).contains(&self.ef_search)
+            && (0.0..=1.0).contains(&self.recall)
             && (1..=4096).contains(&self.recall_k);
         match ok {
             true => Ok(()),
@@ -97,7 +101,7 @@ pub fn build_index_while(
     check_position(db, position)?;
     let graph = match settings.scans(db) {
         true => None,
-        false => Some(build_graph(At { db, position, ef: settings.ef_search }, settings, check)?),
+        false => Some(build_graph(At { db, position, ef: settings.ef_construction }, settings, check)?),
     };
     Draft::new(db, position, settings, graph)?.write(db, path.as_ref())
 }
@@ -109,7 +113,7 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// Measures `graph`; without one the index says that the database is scanned.
+    /// Measures `graph`, and drops it where it falls short; without one the index says that the database is scanned.
     pub fn new(
         db: &BlockDatabase,
         position: usize,
@@ -132,16 +136,27 @@ impl Draft {
             reserved: [0; 4],
             database: db.content_hash(),
         };
-        if let Some(graph) = &graph {
-            let at = At { db, position, ef: settings.ef_search };
-            head.mode = MODE_GRAPH;
-            head.nodes = graph.members.len() as u32;
-            head.levels = 1 + graph.upper.len() as u32;
-            head.entry = graph.entry;
-            head.recall = recall(graph, at, settings.recall_k, false)?;
-            head.recall_excluding_self = recall(graph, at, settings.recall_k, true)?;
+        let Some(graph) = graph else { return Ok(Self { head, graph }) };
+        let exam = Exam::new(db, position, settings.recall_k)?;
+        let mut reached = [0.0; 2];
+        for ef in steps_up_to(settings.ef_search) {
+            let at = At { db, position, ef };
+            reached = [exam.recall(&graph, at, false)?, exam.recall(&graph, at, true)?];
+            if reached.iter().all(|&recall| recall >= settings.recall) {
+                let [recall, recall_excluding_self] = reached;
+                let (mode, ef_search, entry) = (MODE_GRAPH, ef as u32, graph.entry);
+                let (nodes, levels) = (graph.members.len() as u32, 1 + graph.upper.len() as u32);
+                head = Head { mode, nodes, levels, entry, ef_search, recall, recall_excluding_self, ..head };
+                return Ok(Self { head, graph: Some(graph) });
+            }
         }
-        Ok(Self { head, graph })
+        log::warn!("the graph's recall is {reached:?} alone, so the database will be scanned");
+        Ok(Self { head, graph: None })
+    }
+
+    /// Whether searches scan the database.
+    pub fn scans(&self) -> bool {
+        self.graph.is_none()
     }
 
     /// Writes the index of `db` to `path`, atomically, and opens it.
@@ -151,6 +166,13 @@ impl Draft {
         container::write(path, format::KIND, sections)?;
         Ok(FrozenIndex::open(path, db)?.summary())
     }
+}
+
+/// The numbers of nodes kept that are tried: 24, 32, 48, 64, 96 … and `most` itself.
+fn steps_up_to(most: usize) -> impl Iterator<Item = usize> {
+    let doubled = |first: usize| std::iter::successors(Some(first), |ef| Some(2 * ef));
+    let all = doubled(24).zip(doubled(32)).flat_map(|(a, b)| [a, b]);
+    all.take_while(move |&ef| ef < most).chain([most])
 }
 
 fn build_graph(at: At<'_>, settings: IndexSettings, check: &dyn Fn() -> Result<()>) -> Result<DraftGraph> {
@@ -220,25 +242,42 @@ fn take_graph(hnsw: &Hnsw<'_, u16, CodeDistance<'_>>, members: Vec<Vec<u32>>) ->
     graph
 }
 
-/// Share of the true `k` nearest that a search finds, with pictures spread over the database as queries.
-/// A picture as far as the k-th true one counts: ties have no order of their own.
-fn recall(graph: &DraftGraph, at: At<'_>, k: usize, exclude_self: bool) -> Result<f32> {
-    let images = at.db.images();
-    let k = k.min(images as usize - usize::from(exclude_self));
-    if k == 0 {
-        return Ok(1.0);
+/// Pictures spread over a database as queries, and how far their true neighbours are.
+struct Exam {
+    k: usize,
+    /// The picture, and the distance of its k-th true neighbour, itself included and not.
+    questions: Vec<(u32, [f32; 2])>,
+}
+
+impl Exam {
+    fn new(db: &BlockDatabase, position: usize, k: usize) -> Result<Self> {
+        let images = db.images();
+        let (mut exact, mut query) = (SearchScratch::default(), vec![0.0; db.block().len()]);
+        let mut bound = |image: u32, exclude: Option<u32>| {
+            db.read_block(image, position, &mut query)?;
+            let k = k.min(images as usize - exclude.iter().len());
+            let truth = exact_scan(db, position, &query, k, exclude, &mut exact)?;
+            Ok(truth.last().map_or(0.0, |last| last.distance))
+        };
+        let asked = (0..images).step_by((images as usize).div_ceil(RECALL_QUERIES));
+        let questions = asked.map(|image| Ok((image, [bound(image, None)?, bound(image, Some(image))?])));
+        Ok(Self { k, questions: questions.collect::<Result<_>>()? })
     }
-    let (mut exact, mut scratch) = (SearchScratch::default(), SearchScratch::default());
-    let mut query = vec![0.0; at.db.block().len()];
-    let (mut found, mut asked) = (0, 0);
-    for image in (0..images).step_by((images as usize).div_ceil(RECALL_QUERIES)) {
-        at.db.read_block(image, at.position, &mut query)?;
-        let exclude = exclude_self.then_some(image);
-        let truth = exact_scan(at.db, at.position, &query, k, exclude, &mut exact)?;
-        let bound = truth.last().map_or(0.0, |last| last.distance);
-        let got = search_graph(graph, at, &query, k, exclude, &mut scratch)?;
-        found += got.iter().filter(|neighbour| neighbour.distance <= bound).count();
-        asked += k;
+
+    /// Share of the true neighbours that a search finds. A picture as far as the k-th true one counts: ties have no
+    /// order of their own.
+    fn recall(&self, graph: &DraftGraph, at: At<'_>, exclude_self: bool) -> Result<f32> {
+        let k = self.k.min(at.db.images() as usize - usize::from(exclude_self));
+        if k == 0 {
+            return Ok(1.0);
+        }
+        let (mut scratch, mut query) = (SearchScratch::default(), vec![0.0; at.db.block().len()]);
+        let mut found = 0;
+        for &(image, bounds) in &self.questions {
+            at.db.read_block(image, at.position, &mut query)?;
+            let got = search_graph(graph, at, &query, k, exclude_self.then_some(image), &mut scratch)?;
+            found += got.iter().filter(|neighbour| neighbour.distance <= bounds[usize::from(exclude_self)]).count();
+        }
+        Ok(found as f32 / (k * self.questions.len()) as f32)
     }
-    Ok(found as f32 / asked as f32)
 }

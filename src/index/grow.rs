@@ -16,12 +16,12 @@ use super::walk::{Graph, descend, spread};
 use crate::error::{Error, Result};
 use crate::store::BlockDatabase;
 
-/// How much recall a graph may lose by being changed before it is built anew.
-const TOLERATED_LOSS: f32 = 0.005;
+/// How many times the nodes may a search have to keep, for the same recall, before a changed graph is built anew.
+const TOLERATED_GROWTH: usize = 2;
 
 /// Writes to `path`, atomically, the index of `db`, which follows the database of `old` as
 /// [`write_revision`](crate::store::write_revision) writes it: without the pictures in `removed`, and with others
-/// after them. The graph of `old` is changed and its recall measured anew; where that fell, where half of the
+/// after them. The graph of `old` is changed and its recall measured anew; where that takes a much wider search, where half of the
 /// pictures left, or where there was no graph or need be none, the index is built as by
 /// [`build_index_while`](super::build_index_while). `check` is asked before each block is inserted.
 ///
@@ -48,14 +48,13 @@ pub fn follow_index_while(
     }
     let worth = kept > old.images() / 2 && !settings.scans(db);
     if let Some(mut graph) = old.thaw()?.filter(|_| worth) {
-        let at = At { db, position: before.position, ef: settings.ef_search };
+        let at = At { db, position: before.position, ef: settings.ef_construction };
         Gardener::new(at, settings).tend(&mut graph, removed, kept, check)?;
         let draft = Draft::new(db, before.position, settings, Some(graph))?;
-        let now = draft.head.recall.min(draft.head.recall_excluding_self);
-        if now + TOLERATED_LOSS >= before.recall.min(before.recall_excluding_self) {
+        if !draft.scans() && draft.head.ef_search as usize <= TOLERATED_GROWTH * before.ef_search {
             return draft.write(db, path);
         }
-        log::info!("the changed graph has a recall of {now} alone; it is built anew");
+        log::info!("the changed graph has become too slow to search; it is built anew");
     }
     build_index_while(db, before.position, settings, path, check)
 }

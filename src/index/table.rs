@@ -3,6 +3,7 @@
 use hnsw_rs::prelude::Distance;
 
 use crate::error::{Error, Result};
+use crate::isa::{Isa, Task};
 use crate::store::{BlockDatabase, CodeRow, CodeRows, MAX_VALUE};
 
 /// Most entries of a table: 128 MiB, beside a copy of the codebook. Bounds what a hostile head can make a search allocate.
@@ -41,12 +42,7 @@ impl<'a> Distances<'a> {
         for (e, entry) in db.codebook_at(position).chunks_exact(channels).enumerate() {
             entry.iter().enumerate().for_each(|(c, value)| planes[c * entries + e] = *value);
         }
-        for (cell, sums) in sums.chunks_exact_mut(entries).enumerate() {
-            for (c, plane) in planes.chunks_exact(entries).enumerate() {
-                let value = query[c * cells + cell];
-                sums.iter_mut().zip(plane).for_each(|(sum, entry)| *sum += (entry - value) * (entry - value));
-            }
-        }
+        Isa::best().run(Fill { query, planes, entries, sums });
         let table = &table[channels * entries..];
         Ok(Self { rows: db.rows(position), table, entries })
     }
@@ -68,6 +64,45 @@ impl<'a> Distances<'a> {
             CodeRow::U16(codes) => sum(codes, self.table, self.entries),
         }
     }
+}
+
+/// Entries whose sums stay in registers.
+const TOGETHER: usize = 32;
+
+/// Squared distances of each cell of `query` (C×h×w) to the entries of a codebook given as `planes` (C×K), into `sums`
+/// (h·w×K).
+struct Fill<'a> {
+    query: &'a [f32],
+    planes: &'a [f32],
+    entries: usize,
+    sums: &'a mut [f32],
+}
+
+impl Task for Fill<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { query, planes, entries, sums } = self;
+        let cells = sums.len() / entries;
+        for (cell, sums) in sums.chunks_exact_mut(entries).enumerate() {
+            let values = || query.iter().skip(cell).step_by(cells);
+            let whole = entries - entries % TOGETHER;
+            for (start, out) in (0..).step_by(TOGETHER).zip(sums[..whole].chunks_exact_mut(TOGETHER)) {
+                let mut together = [0.0; TOGETHER];
+                for (value, plane) in values().zip(planes.chunks_exact(entries)) {
+                    add_squares(&mut together, &plane[start..start + TOGETHER], *value);
+                }
+                out.copy_from_slice(&together);
+            }
+            for (value, plane) in values().zip(planes.chunks_exact(entries)) {
+                add_squares(&mut sums[whole..], &plane[whole..], *value);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn add_squares(sums: &mut [f32], entries: &[f32], value: f32) {
+    sums.iter_mut().zip(entries).for_each(|(sum, entry)| *sum += (entry - value) * (entry - value));
 }
 
 /// Sum of the table at `codes`. Four partial sums, so that additions need not wait for each other.

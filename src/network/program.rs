@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::arena::{Place, split};
-use super::ops::{self, Array, Attention, Conv, ConvInputs, GroupNorm, Isa, LayerNorm, Visitor};
+use super::ops::{self, Array, Attention, Conv, ConvInputs, GroupNorm, LayerNorm, Visitor};
+use crate::isa::Isa;
 
 /// What a step computes, and from what.
 #[derive(Debug, Serialize, Deserialize)]

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::grid::{Grid, GridMut, Shape};
-use super::isa::{Isa, Task};
 use super::lanes::{LANES, Lanes, exp, fma, load, store};
+use crate::isa::{Isa, Task};
 
 /// Self-attention: softmax(scale · queries · keysᵀ) · values for each head. The channels of the input are queries,
 /// keys and values, each of them head by head.

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::array::{Array, Visitor};
 use super::grid::{Grid, GridMut, Shape};
-use super::isa::{Isa, Task};
 use super::lanes::{LANES, Lanes, add, fma, load, negated, silus, store};
+use crate::isa::{Isa, Task};
 
 /// Group normalisation: each group of channels to mean 0 and variance 1 over all its values, then one scale and
 /// shift per channel (Wu & He 2018).

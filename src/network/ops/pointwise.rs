@@ -1,8 +1,8 @@
 //! Operators that treat each value, or move it.
 
 use super::grid::{Grid, GridMut, Shape};
-use super::isa::{Isa, Task};
 use super::lanes::{LANES, load, silus, store};
+use crate::isa::{Isa, Task};
 
 /// SiLU.
 pub(in crate::network) fn silu(isa: Isa, x: Grid, out: GridMut) {

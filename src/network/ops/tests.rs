@@ -2,6 +2,7 @@
 //! The bits are also those of every other processor: their checksums stand here.
 
 use super::*;
+use crate::isa::Isa;
 
 /// Uniform in −1…1, from splitmix64.
 struct Random(u64);

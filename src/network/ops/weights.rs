@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::array::{Array, Visitor};
-use super::isa::{Isa, Task};
 use super::lanes::{LANES, Lanes, add, load, scaled, sub};
+use crate::isa::{Isa, Task};
 
 /// Sides of a convolution's weights `[outputs, inputs, size, size]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

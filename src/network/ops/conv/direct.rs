@@ -1,10 +1,10 @@
 //! Any convolution, as a product of its weights with the pixels that each output pixel looks at.
 
 use super::super::grid::{Grid, GridMut, Shape, View};
-use super::super::isa::{Isa, Task};
 use super::super::lanes::{LANES, Lanes};
 use super::super::weights::Quarter;
 use super::{Conv, ConvInputs, Finish, accumulate};
+use crate::isa::{Isa, Task};
 
 /// Computes `conv`.
 pub(super) fn run(conv: &Conv, isa: Isa, inputs: ConvInputs, out: GridMut, scratch: &mut [f32]) {

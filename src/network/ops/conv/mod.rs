@@ -6,9 +6,9 @@ mod winograd;
 use serde::{Deserialize, Serialize};
 
 use super::grid::{Grid, GridMut, Shape};
-use super::isa::Isa;
 use super::lanes::{LANES, Lanes, add, fma, load, silus, store};
 use super::weights::Weights;
+use crate::isa::Isa;
 
 /// How a convolution moves over its input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,10 +6,10 @@
 //! its use.
 
 use super::super::grid::{Grid, GridMut, Shape};
-use super::super::isa::{Isa, Task};
 use super::super::lanes::{LANES, Lanes, add, load, store, sub};
 use super::super::weights::{PLACES, Weights};
 use super::{Conv, ConvInputs, Finish, accumulate};
+use crate::isa::{Isa, Task};
 
 /// Tiles whose input is turned at a time, so that it stays in cache.
 const BAND: usize = 48;

@@ -1,15 +1,15 @@
-//! Instruction sets, chosen at run time. The only unsafe code of the operators.
+//! Instruction sets, chosen at run time. The only unsafe code of what is computed.
 #![allow(unsafe_code)]
 
 /// Work that is compiled for each instruction set.
-pub(super) trait Task {
+pub(crate) trait Task {
     /// Does it. To be `#[inline(always)]`, as all it calls, or it is compiled for the baseline only.
     fn run(self);
 }
 
 /// An instruction set that this CPU has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::network) enum Isa {
+pub(crate) enum Isa {
     /// What the target has at the least. On aarch64 that includes NEON and fused multiply-add; on x86-64 the fusion
     /// is a call for every product, slow but of the same bits.
     Baseline,
@@ -42,7 +42,7 @@ impl Isa {
 
     /// Does `task` with this instruction set. It is never inlined into its caller, which keeps the registers of the
     /// inner loops to themselves.
-    pub(super) fn run<T: Task>(self, task: T) {
+    pub fn run<T: Task>(self, task: T) {
         match self {
             Self::Baseline => baseline(task),
             // SAFETY: values of these variants come from `all` alone, which asked the CPU.
