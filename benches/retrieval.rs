@@ -2,14 +2,17 @@
 //!
 //! ```sh
 //! cargo bench --bench retrieval -- [PICTURES] [QUERIES]      # 200000 and 500 where not given
+//! cargo bench --bench retrieval -- 50000 500 --hnsw-rs       # hnsw_rs beside it, on the vectors themselves
+//! cargo bench --bench retrieval -- 50000 500 --dump FOLDER   # for benches/compare/retrieval_run.py
 //! ```
 //! The latents are synthetic: 64-cell blocks of 1,024 codes (u16), a picture being a random mixture of two of 2,000
 //! prototypes with noise of its own, so that neighbours are neither equal nor arbitrary. Times are CPU time of this
-//! thread as the system counts it, so that a busy machine does not distort them. Nothing but `std` and the crate.
+//! thread as the system counts it, so that a busy machine does not distort them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use hnsw_rs::prelude::{DistL2, Hnsw};
 use rissole::budget::{self, CountingAllocator};
 use rissole::index::{FrozenIndex, IndexSettings, SearchScratch, build_index, exact_scan};
 use rissole::store::{BlockDatabase, DatabaseContents};
@@ -25,17 +28,26 @@ const PROTOTYPES: usize = 2000;
 const K: usize = 20;
 
 fn main() -> Result<()> {
-    let numbers: Vec<usize> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
+    let arguments: Vec<String> = std::env::args().collect();
+    let numbers: Vec<usize> = arguments.iter().filter_map(|argument| argument.parse().ok()).collect();
     let pictures = numbers.first().copied().unwrap_or(200_000);
     let queries = numbers.get(1).copied().unwrap_or(500);
+    let dump = arguments.iter().position(|a| a == "--dump").and_then(|i| arguments.get(i + 1)).map(PathBuf::from);
+    let beside = Beside { hnsw_rs: arguments.iter().any(|a| a == "--hnsw-rs"), dump };
     let folder = std::env::temp_dir().join(format!("rissole-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a temporary folder");
-    let done = measure(&folder, pictures, queries);
+    let done = measure(&folder, pictures, queries, &beside);
     std::fs::remove_dir_all(&folder).expect("the temporary folder");
     done
 }
 
-fn measure(folder: &Path, pictures: usize, queries: usize) -> Result<()> {
+/// What else is asked for.
+struct Beside {
+    hnsw_rs: bool,
+    dump: Option<PathBuf>,
+}
+
+fn measure(folder: &Path, pictures: usize, queries: usize, beside: &Beside) -> Result<()> {
     let (database, path) = (folder.join("blocks.rsdb"), folder.join("blocks.rshn"));
     synthetic(pictures).write(&database)?;
     let db = BlockDatabase::open(&database)?;
@@ -86,11 +98,73 @@ fn measure(folder: &Path, pictures: usize, queries: usize) -> Result<()> {
         done
     });
     done?;
+    let recall = right as f64 / (K * scanned) as f64;
     println!("heap, {} queries more {} bytes", queries.count, peak - live);
-    println!("recall@{K}            {:.4} on pictures from outside", right as f64 / (K * scanned) as f64);
+    println!("recall@{K}            {recall:.4} on pictures from outside");
     println!("graph                {:.0} CPU-µs a query", 1e6 * by_graph / queries.count as f64);
     println!("exact scan           {:.0} CPU-µs a query", 1e6 * by_scan / scanned as f64);
+    if let Some(folder) = &beside.dump {
+        let ours = format!(
+            "{{\"recall\": {recall}, \"microseconds\": {}, \"file_bytes\": {}}}\n",
+            1e6 * by_graph / queries.count as f64,
+            db.len_bytes() + index.len_bytes()
+        );
+        dump(folder, &vectors(&db)?, &queries, &bounds, &ours).expect("a folder to dump to");
+    }
+    if beside.hnsw_rs {
+        hnsw_rs_beside(&vectors(&db)?, &queries, &bounds, recall);
+    }
     Ok(())
+}
+
+/// All blocks of `db`, one after the other.
+fn vectors(db: &BlockDatabase) -> Result<Vec<f32>> {
+    let len = db.block().len();
+    let mut vectors = vec![0.0; len * db.images() as usize];
+    (0..).zip(vectors.chunks_exact_mut(len)).try_for_each(|(image, out)| db.read_block(image, 0, out))?;
+    Ok(vectors)
+}
+
+/// Writes what another system needs to answer the same queries and to be judged: little-endian f32, no header.
+fn dump(folder: &Path, vectors: &[f32], queries: &Queries, bounds: &[f32], ours: &str) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    for (name, values) in [("vectors.f32", vectors), ("queries.f32", &queries.blocks), ("bounds.f32", bounds)] {
+        std::fs::write(folder.join(name), values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())?;
+    }
+    std::fs::write(folder.join("rissole.json"), ours)
+}
+
+/// hnsw_rs over the vectors in memory, with the settings that our graph is built with, at the least `ef` that
+/// reaches `recall`.
+fn hnsw_rs_beside(vectors: &[f32], queries: &Queries, bounds: &[f32], recall: f64) {
+    let IndexSettings { connections, ef_construction, .. } = IndexSettings::default();
+    let count = vectors.len() / queries.block;
+    let heap = budget::live_bytes();
+    let graph = Hnsw::<f32, DistL2>::new(connections, count, 16, ef_construction, DistL2 {});
+    let ((), seconds) = timed(|| {
+        vectors.chunks_exact(queries.block).enumerate().for_each(|(id, vector)| graph.insert((vector, id)));
+    });
+    println!("hnsw_rs, build       {:.2} CPU-ms a picture", 1000.0 * seconds / count as f64);
+    println!("hnsw_rs, heap        {} KiB", (budget::live_bytes() - heap) / 1024);
+    for ef in [20, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024] {
+        let mut right = 0;
+        let ((), seconds) = timed(|| {
+            for query in 0..queries.count {
+                let near = graph.search(queries.block(query), K, ef);
+                // Its distances are roots of sums in another order: a neighbour at the bound may be a hair beyond.
+                let within = |bound: &f32| near.iter().filter(|n| n.distance * n.distance <= bound * 1.00001).count();
+                right += bounds.get(query).map_or(0, within);
+            }
+        });
+        let found = right as f64 / (K * bounds.len()) as f64;
+        println!(
+            "hnsw_rs, ef {ef:4}     recall {found:.4}, {:.0} CPU-µs a query",
+            1e6 * seconds / queries.count as f64
+        );
+        if found >= recall {
+            return;
+        }
+    }
 }
 
 /// What is asked: pictures of the database with a little noise.
