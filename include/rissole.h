@@ -93,6 +93,10 @@ typedef enum rissole_sampler {
      * DPM-Solver++ 2M.
      */
     RISSOLE_SAMPLER_DPMPP2M = 3,
+    /**
+     * Multistep consistency sampling, for a model tuned for it.
+     */
+    RISSOLE_SAMPLER_CONSISTENCY = 4,
 } rissole_sampler;
 
 /**

@@ -170,6 +170,9 @@ pub enum SamplerKind {
     /// DPM-Solver++ 2M (Lu et al. 2022).
     #[serde(rename = "dpm++2m")]
     DpmSolverPp2m,
+    /// Multistep consistency sampling (Song et al. 2023), for a denoiser that was tuned for it.
+    #[serde(rename = "consistency")]
+    Consistency,
 }
 
 /// The networks of a bundle by role.

@@ -366,6 +366,7 @@ unsafe fn read_options(options: *const Options) -> Outcome<api::Options> {
             1 => Some(SamplerKind::Ddpm),
             2 => Some(SamplerKind::Ddim),
             3 => Some(SamplerKind::DpmSolverPp2m),
+            4 => Some(SamplerKind::Consistency),
             other => return Err(Fault::argument(format!("options.sampler {other} is no rissole_sampler"))),
         },
         threads: o.threads.max(1) as usize,

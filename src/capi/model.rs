@@ -88,6 +88,8 @@ pub enum Sampler {
     Ddim = 2,
     /// DPM-Solver++ 2M.
     Dpmpp2m = 3,
+    /// Multistep consistency sampling, for a model tuned for it.
+    Consistency = 4,
 }
 
 impl From<SamplerKind> for Sampler {
@@ -96,6 +98,7 @@ impl From<SamplerKind> for Sampler {
             SamplerKind::Ddpm => Self::Ddpm,
             SamplerKind::Ddim => Self::Ddim,
             SamplerKind::DpmSolverPp2m => Self::Dpmpp2m,
+            SamplerKind::Consistency => Self::Consistency,
         }
     }
 }

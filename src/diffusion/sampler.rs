@@ -68,6 +68,7 @@ impl Sampler {
                 SamplerKind::Ddpm => ddpm(now, next),
                 SamplerKind::Ddim => ddim(now, next),
                 SamplerKind::DpmSolverPp2m => dpm_solver_pp_2m(before, now, next),
+                SamplerKind::Consistency => consistency(next),
             };
             Step::new(timestep, data_from(prediction, now), &update)
         });
@@ -179,6 +180,11 @@ fn dpm_solver_pp_2m(before: Option<Level>, now: Level, next: Level) -> Update {
     let r = (now.log_snr() - before.log_snr()) / (next.log_snr() - now.log_snr());
     let share = 0.5 / r;
     Update { data: first_order.data * (1.0 + share), previous: -first_order.data * share, ..first_order }
+}
+
+/// Song et al. 2023 (arXiv 2303.01469), algorithm 1: the data as estimated, noised anew.
+fn consistency(next: Level) -> Update {
+    Update { latent: 0.0, data: next.alpha, previous: 0.0, noise: next.sigma }
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use super::*;
 use crate::bundle::manifest::ScheduleKind;
 use crate::diffusion::{Noise, Stream};
 
-const SAMPLERS: [SamplerKind; 3] = [SamplerKind::Ddpm, SamplerKind::Ddim, SamplerKind::DpmSolverPp2m];
+const SAMPLERS: [SamplerKind; 4] =
+    [SamplerKind::Ddpm, SamplerKind::Ddim, SamplerKind::DpmSolverPp2m, SamplerKind::Consistency];
 const PREDICTIONS: [Prediction; 2] = [Prediction::Epsilon, Prediction::V];
 const SCHEDULES: [ScheduleKind; 2] = [ScheduleKind::Linear, ScheduleKind::Cosine];
 
@@ -58,6 +59,7 @@ impl Reference {
                 };
                 ((1.0 - next) / (1.0 - now)).sqrt() * x - next.sqrt() * ((-h).exp() - 1.0) * d
             }
+            SamplerKind::Consistency => next.sqrt() * x0 + (1.0 - next).sqrt() * z,
         }
     }
 }
@@ -102,7 +104,8 @@ fn every_sampler_follows_its_reference() {
 fn the_last_step_gives_the_data_and_adds_no_noise() {
     each_combination(|schedule, _, kind, prediction| {
         let sampler = Sampler::new(schedule, kind, prediction, 10).unwrap();
-        assert_eq!((0..10).filter(|&s| sampler.adds_noise(s)).count(), if kind == SamplerKind::Ddpm { 9 } else { 0 });
+        let random = matches!(kind, SamplerKind::Ddpm | SamplerKind::Consistency);
+        assert_eq!((0..10).filter(|&s| sampler.adds_noise(s)).count(), if random { 9 } else { 0 });
         let mut state = SamplerState::default();
         let mut x = [0.3, -0.7];
         sampler.advance(9, &mut state, &mut x, &[0.2, 0.1], &[]);
@@ -137,6 +140,15 @@ impl Gaussian {
         self.mean + self.deviation * (x - alpha_cumprod.sqrt() * self.mean) / self.spread(alpha_cumprod)
     }
 
+    /// Asserts that mean and deviation of `x` are those of the data.
+    fn check(&self, x: &[f32], what: &str) {
+        let n = x.len() as f64;
+        let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+        let deviation = (x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n).sqrt();
+        assert!((mean - self.mean).abs() < 0.06, "{what}: mean {mean}");
+        assert!((deviation - self.deviation).abs() < 0.06, "{what}: deviation {deviation}");
+    }
+
     fn sample(&self, schedule: &Schedule, sampler: &Sampler, prediction: Prediction, noise: Noise, x: &mut [f32]) {
         let mut state = SamplerState::default();
         let mut z = vec![0.0; x.len()];
@@ -166,7 +178,7 @@ fn deterministic_samplers_converge_to_the_probability_flow() {
         let (few, many) = (largest_error(50), largest_error(1000));
         println!("{schedule_kind:?} {kind:?} {prediction:?}: {few:.5} {many:.5}");
         match kind {
-            SamplerKind::Ddpm => {}
+            SamplerKind::Ddpm | SamplerKind::Consistency => {}
             SamplerKind::Ddim => assert!(few < 0.1 && many < 0.01 && many < few),
             SamplerKind::DpmSolverPp2m => assert!(few < 0.01 && many < 0.001),
         }
@@ -197,12 +209,38 @@ fn ddpm_gives_the_data_s_mean_and_variance() {
         let mut x = vec![0.0; 4000];
         Noise::new(3).fill(0, 0, Stream::Initial, &mut x);
         data.sample(schedule, &sampler, prediction, Noise::new(3), &mut x);
-        let n = x.len() as f64;
-        let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
-        let deviation = (x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n).sqrt();
-        assert!((mean + 0.5).abs() < 0.06, "{schedule_kind:?} {prediction:?}: mean {mean}");
-        assert!((deviation - 1.3).abs() < 0.06, "{schedule_kind:?} {prediction:?}: deviation {deviation}");
+        data.check(&x, &format!("{schedule_kind:?} {prediction:?}"));
     });
+}
+
+#[test]
+fn consistency_sampling_gives_the_data_s_mean_and_variance_in_any_number_of_steps() {
+    let data = Gaussian { mean: -0.5, deviation: 1.3 };
+    for (schedule_kind, prediction, steps) in
+        SCHEDULES.into_iter().flat_map(|s| PREDICTIONS.into_iter().flat_map(move |p| [1, 2, 4].map(|n| (s, p, n))))
+    {
+        let schedule = Schedule::new(schedule_kind, 1000).unwrap();
+        let sampler = Sampler::new(&schedule, SamplerKind::Consistency, prediction, steps).unwrap();
+        let (mut x, mut z) = (vec![0.0; 4000], vec![0.0; 4000]);
+        Noise::new(3).fill(0, 0, Stream::Initial, &mut x);
+        let mut state = SamplerState::default();
+        for step in 0..steps {
+            let alpha_cumprod = schedule.alphas_cumprod()[sampler.timestep(step)];
+            let (alpha, sigma) = (alpha_cumprod.sqrt(), (1.0 - alpha_cumprod).sqrt());
+            // A denoiser that is consistent: its data is where the probability flow ends.
+            let predict = |&x: &f32| {
+                let (x, end) = (f64::from(x), data.flow(alpha_cumprod, x.into()));
+                match prediction {
+                    Prediction::Epsilon => ((x - alpha * end) / sigma) as f32,
+                    Prediction::V => ((alpha * x - end) / sigma) as f32,
+                }
+            };
+            let predicted: Vec<f32> = x.iter().map(predict).collect();
+            Noise::new(3).fill(0, step as u32, Stream::Step, &mut z);
+            sampler.advance(step, &mut state, &mut x, &predicted, &z);
+        }
+        data.check(&x, &format!("{schedule_kind:?} {prediction:?} {steps}"));
+    }
 }
 
 #[test]
@@ -224,5 +262,5 @@ fn pictures_to_be_are_the_same_on_every_machine() {
     }
     // As x86-64 gave it: schedules, coefficients, noise and steps, down to the last bit.
     let found = bits.finalize();
-    assert_eq!(found, 0x7c15_7a03, "{found:#x}");
+    assert_eq!(found, 0xe2dd_eec2, "{found:#x}");
 }

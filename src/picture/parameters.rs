@@ -79,6 +79,7 @@ impl Parameters {
             SamplerKind::Ddpm => "DDPM",
             SamplerKind::Ddim => "DDIM",
             SamplerKind::DpmSolverPp2m => "DPM++ 2M",
+            SamplerKind::Consistency => "Consistency",
         };
         let hash: String = manifest_blake3.chars().take(10).collect();
         format!(

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use rissole::bundle::manifest::SamplerKind;
+use rissole::bundle::manifest::{Prediction, SamplerKind};
 use rissole::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::data::Source;
 use crate::evaluate::samples::Setting;
 use crate::export::Weights;
+use crate::train::consistency::ConsistencyTraining;
 use crate::train::decoder::DecoderTraining;
 use crate::train::denoiser::DenoiserTraining;
 use crate::train::vqgan::VqganTraining;
@@ -29,6 +30,9 @@ pub struct Recipe {
     pub vqgan: VqganTraining,
     /// The denoiser, its blocks and its neighbours.
     pub denoiser: DenoiserTraining,
+    /// Tuning of the denoiser to few sampling steps; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency: Option<ConsistencyTraining>,
     /// Training of the decoder on, encoder and codebook fixed; absent: it stays the VQ-GAN's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decoder: Option<DecoderTraining>,
@@ -140,7 +144,9 @@ impl Recipe {
         if !(1..=65_536).contains(&model.codebook_size) || self.denoiser.thumbnail_codebook_size > 65_536 {
             return fault("a codebook must have 1…65536 entries");
         }
-        if self.vqgan.batch == 0 || self.denoiser.batch == 0 || self.decoder.as_ref().is_some_and(|d| d.batch == 0) {
+        let tuning = self.consistency.as_ref();
+        let further = [tuning.map(|c| c.batch), self.decoder.as_ref().map(|d| d.batch)];
+        if [self.vqgan.batch, self.denoiser.batch].into_iter().chain(further.into_iter().flatten()).any(|b| b == 0) {
             return fault("a batch must hold at least one sample");
         }
         if self.evaluation.samples < 2 {
@@ -157,6 +163,12 @@ impl Recipe {
         }
         if self.denoiser.previous_block && self.denoiser.margin > 0 {
             return fault("denoiser.previous_block needs margin 0");
+        }
+        if tuning.is_some() && (self.denoiser.prediction != Prediction::V || self.denoiser.timesteps < 2) {
+            return fault("consistency needs denoiser.prediction = \"v\" and at least 2 timesteps");
+        }
+        if tuning.is_some_and(|c| c.halvings > 30) {
+            return fault("consistency.halvings must be at most 30");
         }
         self.denoiser.shape(self.latent_shape())?;
         Ok(())

@@ -53,6 +53,11 @@ batch = 4
 steps = 6
 unet = { widths = [8], residuals = 1, embedding = 8 }
 optimizer = { rate = 1e-3, warmup = 2, weight_decay = 0.01, max_norm = 1.0, average_decay = 0.9 }
+[consistency]
+batch = 3
+steps = 5
+halvings = 2
+optimizer = { rate = 1e-3, warmup = 2, weight_decay = 0.0, max_norm = 1.0, average_decay = 0.9 }
 [decoder]
 batch = 2
 steps = 5
@@ -68,7 +73,7 @@ snap_to_codebook = true
 weights = "int8"
 [evaluation]
 samples = 4
-samplers = ["dpm++2m:3", "ddim:2"]
+samplers = ["dpm++2m:3", "ddim:2", "consistency:2"]
 "#;
 
 /// A folder with the recipe and its pictures: squares of random colours.
@@ -143,6 +148,7 @@ fn a_recipe_becomes_the_same_measured_bundle_however_often_it_is_interrupted() {
         "blocks.rshn",
         "manifest.json",
         "denoiser.svg",
+        "consistency.svg",
         "decoder.svg",
     ] {
         assert!(bytes(cut.path(), name) == bytes(whole.path(), name), "{name}");

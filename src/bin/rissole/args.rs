@@ -91,6 +91,8 @@ pub enum Sampler {
     /// DPM-Solver++ 2M: good with 10 to 25 steps
     #[value(name = "dpm++2m")]
     DpmSolverPp2m,
+    /// 1 to 4 steps, for a model tuned for it
+    Consistency,
 }
 
 impl From<Sampler> for SamplerKind {
@@ -99,6 +101,7 @@ impl From<Sampler> for SamplerKind {
             Sampler::Ddpm => Self::Ddpm,
             Sampler::Ddim => Self::Ddim,
             Sampler::DpmSolverPp2m => Self::DpmSolverPp2m,
+            Sampler::Consistency => Self::Consistency,
         }
     }
 }

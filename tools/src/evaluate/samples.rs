@@ -38,7 +38,8 @@ impl FromStr for Setting {
             Some((name, steps)) => (name, Some(steps.parse().map_err(|_| format!("{steps:?} is no number of steps"))?)),
             None => (text, None),
         };
-        let sampler = serde_json::from_value(name.into()).map_err(|_| "samplers are ddpm, ddim, dpm++2m".to_owned())?;
+        let sampler = serde_json::from_value(name.into())
+            .map_err(|_| "samplers are ddpm, ddim, dpm++2m, consistency".to_owned())?;
         Ok(Self { sampler, steps })
     }
 }
@@ -57,6 +58,7 @@ impl From<Setting> for String {
             SamplerKind::Ddpm => "ddpm",
             SamplerKind::Ddim => "ddim",
             SamplerKind::DpmSolverPp2m => "dpm++2m",
+            SamplerKind::Consistency => "consistency",
         };
         setting.steps.map_or_else(|| name.to_owned(), |steps| format!("{name}:{steps}"))
     }
@@ -80,6 +82,7 @@ impl fmt::Display for Setting {
             SamplerKind::Ddpm => "DDPM",
             SamplerKind::Ddim => "DDIM",
             SamplerKind::DpmSolverPp2m => "DPM-Solver++ 2M",
+            SamplerKind::Consistency => "Consistency",
         };
         match self.steps {
             Some(steps) => write!(f, "{name}, {steps} steps"),

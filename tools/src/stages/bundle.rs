@@ -35,7 +35,7 @@ impl Run {
         let recipe = &self.recipe;
         let (latent, side) = (recipe.latent_shape(), recipe.data.source.size);
         let weights = recipe.export.weights;
-        let mut denoiser = self.denoiser(backend)?;
+        let mut denoiser = self.finished_denoiser(backend)?;
         let mut vqgan = self.finished_vqgan(backend)?;
         let file = |name: &str, output: &str, (tape, node): (Tape<'_, Cpu>, NodeId)| {
             let spec = ExportSpec { name, output: (node, output), weights };
@@ -122,7 +122,7 @@ impl Run {
             .map_err(|e| Error::Internal(e.to_string()))?;
         Ok(BTreeMap::from([
             ("dataset".to_owned(), Value::from(self.recipe.data.description.clone())),
-            ("denoiser_steps".to_owned(), Value::from(self.denoiser_steps()?)),
+            ("denoiser_steps".to_owned(), Value::from(self.steps_done(Stage::Denoiser)?)),
             ("recipe".to_owned(), recipe),
             ("trainer".to_owned(), Value::from(concat!("rissole-train ", env!("CARGO_PKG_VERSION")))),
         ]))

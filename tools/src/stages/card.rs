@@ -45,6 +45,9 @@ impl Run {
         let (vqgan, denoiser) = (&recipe.vqgan, &recipe.denoiser);
         let shape = latent.shape;
         let how = |on: bool, text: String| if on { text } else { String::new() };
+        let consistency = recipe.consistency.as_ref().map_or_else(String::new, |tuning| {
+            format!(", tuned for consistency {} steps of {} blocks", tuning.steps, tuning.batch)
+        });
         let decoder = recipe.decoder.as_ref().map_or_else(String::new, |decoder| {
             format!(", decoder alone {} steps of {} pictures", decoder.steps, decoder.batch)
         });
@@ -84,7 +87,8 @@ impl Run {
                 format!(
                     "VQ-GAN {} steps of {} pictures, denoiser {} steps of {} blocks",
                     vqgan.steps, vqgan.batch, denoiser.steps, denoiser.batch
-                ) + &decoder
+                ) + &consistency
+                    + &decoder
                     + &format!("; recipe `{}.toml`, seed {}", recipe.name, recipe.seed),
             ),
         ];

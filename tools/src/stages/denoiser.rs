@@ -51,7 +51,7 @@ impl Run {
         let set = self.latent_set()?;
         let schedule = Schedule::new(config.schedule, config.timesteps)?;
         let sampler = Sampler::new(&set, config.batch_settings(schedule.alphas_cumprod()));
-        let mut trainer = DenoiserTrainer::new(backend, config, set.grid.latent(), self.recipe.seed)?;
+        let mut trainer = self.denoiser_trainer(backend)?;
         trainer.resume(&self.product(Stage::Denoiser))?;
         let training = OnBlocks { trainer, sampler, batch: config.batch, ahead: None };
         self.train(Stage::Denoiser, training, config.steps)
@@ -60,8 +60,7 @@ impl Run {
     /// The trained conditioner and denoiser.
     pub(super) fn denoiser<'a, B: Backend>(&self, backend: &'a B) -> Result<TrainedDenoiser<'a, B>> {
         let path = self.product(Stage::Denoiser);
-        let recipe = &self.recipe;
-        let mut trainer = DenoiserTrainer::new(backend, &recipe.denoiser, recipe.latent_shape(), recipe.seed)?;
+        let mut trainer = self.denoiser_trainer(backend)?;
         trainer.resume(&path)?;
         if trainer.step == 0 {
             return Err(Error::file(&path, "no trained denoiser; run the stage denoiser first"));
@@ -69,14 +68,14 @@ impl Run {
         Ok(trainer.into_averaged())
     }
 
-    /// Steps that the denoiser's checkpoint has done.
-    pub(super) fn denoiser_steps(&self) -> Result<u64> {
-        let checkpoint = crate::train::checkpoint::Checkpoint::load(&self.product(Stage::Denoiser))?;
-        Ok(checkpoint.map_or(0, |c| c.step))
+    /// Conditioner and denoiser of the recipe, untrained.
+    pub(super) fn denoiser_trainer<'a, B: Backend>(&self, backend: &'a B) -> Result<DenoiserTrainer<'a, B>> {
+        let recipe = &self.recipe;
+        DenoiserTrainer::new(backend, &recipe.denoiser, recipe.latent_shape(), recipe.seed)
     }
 
     /// The database as the denoiser's training set, with the neighbours that sampling would find.
-    fn latent_set(&self) -> Result<LatentSet> {
+    pub(super) fn latent_set(&self) -> Result<LatentSet> {
         let config = &self.recipe.denoiser;
         let database = BlockDatabase::open(self.product(Stage::Encode))?;
         let grid = config.shape(self.recipe.latent_shape())?.grid;

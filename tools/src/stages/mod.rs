@@ -3,6 +3,7 @@
 
 mod bundle;
 mod card;
+mod consistency;
 mod curve;
 mod database;
 mod decoder;
@@ -39,6 +40,8 @@ pub enum Stage {
     Index,
     /// Train the denoiser.
     Denoiser,
+    /// Tune the denoiser to few sampling steps; nothing to do where the recipe has no `[consistency]`.
+    Consistency,
     /// Train the decoder on, encoder and codebook fixed; nothing to do where the recipe has no `[decoder]`.
     Decoder,
     /// Quantize, export, write and verify the bundle.
@@ -49,12 +52,13 @@ pub enum Stage {
 
 impl Stage {
     /// All stages in order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Prepare,
         Self::Vqgan,
         Self::Encode,
         Self::Index,
         Self::Denoiser,
+        Self::Consistency,
         Self::Decoder,
         Self::Export,
         Self::Evaluate,
@@ -67,6 +71,7 @@ impl Stage {
             Self::Encode => "encode",
             Self::Index => "index",
             Self::Denoiser => "denoiser",
+            Self::Consistency => "consistency",
             Self::Decoder => "decoder",
             Self::Export => "export",
             Self::Evaluate => "evaluate",
@@ -112,7 +117,7 @@ impl Run {
     /// # Errors
     /// Whatever the stage meets; [`Error::Interrupted`] after Ctrl-C, with everything saved.
     pub fn stage(&self, stage: Stage) -> Result<()> {
-        if stage == Stage::Decoder && self.recipe.decoder.is_none() {
+        if !self.has(stage) {
             return Ok(());
         }
         let name = stage.name();
@@ -129,6 +134,7 @@ impl Run {
             Stage::Encode => self.encode()?,
             Stage::Index => self.build_index()?,
             Stage::Denoiser => self.train_denoiser()?,
+            Stage::Consistency => self.train_consistency()?,
             Stage::Decoder => self.train_decoder()?,
             Stage::Export => self.export()?,
             Stage::Evaluate => self.evaluate()?,
@@ -139,6 +145,15 @@ impl Run {
         write_file(&self.dir.join("done.json"), &text)
     }
 
+    /// Whether the recipe has this stage.
+    fn has(&self, stage: Stage) -> bool {
+        match stage {
+            Stage::Consistency => self.recipe.consistency.is_some(),
+            Stage::Decoder => self.recipe.decoder.is_some(),
+            _ => true,
+        }
+    }
+
     /// The file or folder that a stage leaves.
     fn product(&self, stage: Stage) -> PathBuf {
         match stage {
@@ -147,6 +162,7 @@ impl Run {
             Stage::Encode => self.dir.join("blocks.rsdb"),
             Stage::Index => self.dir.join("blocks.rshn"),
             Stage::Denoiser => self.dir.join("denoiser.ckpt"),
+            Stage::Consistency => self.dir.join("consistency.ckpt"),
             Stage::Decoder => self.dir.join("decoder.ckpt"),
             Stage::Export => self.bundle_dir.clone(),
             Stage::Evaluate => self.bundle_dir.join(evaluate::SAMPLES),
@@ -164,10 +180,12 @@ impl Run {
             Stage::Vqgan => settings_hash(&(data, &r.vqgan)),
             Stage::Encode | Stage::Index => settings_hash(&(data, &r.vqgan, blocks)),
             Stage::Denoiser => settings_hash(&(data, &r.vqgan, d)),
+            Stage::Consistency => settings_hash(&(data, &r.vqgan, d, &r.consistency)),
             Stage::Decoder => settings_hash(&(data, &r.vqgan, blocks, &r.decoder)),
-            // A denoiser that was exported half trained is exported again when it has trained on.
+            // What was exported half trained is exported again when it has trained on.
             Stage::Export => {
-                let trained = (&r.vqgan, d, self.denoiser_steps()?, &r.decoder);
+                let steps = self.training_stages().map(|s| self.steps_done(s)).collect::<Result<Vec<_>>>()?;
+                let trained = (&r.vqgan, d, &r.consistency, &r.decoder, steps);
                 settings_hash(&(&r.name, &r.licence, data, trained, &r.sampling, &r.export))
             }
             // A run without feature network leaves alone what was measured with one.

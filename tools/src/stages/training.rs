@@ -7,6 +7,7 @@ use rissole::{Error, Result};
 use super::curve::Curve;
 use super::{Run, Stage, interrupted, progress};
 use crate::train::Trainer;
+use crate::train::checkpoint::Checkpoint;
 
 /// Steps between two rows of the curve.
 const REPORT_EVERY: u64 = 50;
@@ -71,7 +72,11 @@ impl Run {
 
     /// The stages of this recipe that train, in order.
     pub(super) fn training_stages(&self) -> impl Iterator<Item = Stage> {
-        let decoder = self.recipe.decoder.as_ref().map(|_| Stage::Decoder);
-        [Stage::Vqgan, Stage::Denoiser].into_iter().chain(decoder)
+        [Stage::Vqgan, Stage::Denoiser, Stage::Consistency, Stage::Decoder].into_iter().filter(|&s| self.has(s))
+    }
+
+    /// Steps that the checkpoint of a stage has done.
+    pub(super) fn steps_done(&self, stage: Stage) -> Result<u64> {
+        Ok(Checkpoint::load(&self.product(stage))?.map_or(0, |checkpoint| checkpoint.step))
     }
 }

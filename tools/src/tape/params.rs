@@ -96,12 +96,13 @@ impl<B: Backend> ParamSet<B> {
         backend.update(settings, &mut tensors.collect::<Vec<_>>());
     }
 
-    /// Takes over values and moving averages of the tensors that have the same name and shape in `other`.
+    /// Starts from the values of the tensors that have the same name and shape in `other`, averages included.
     pub fn copy_from(&mut self, backend: &B, other: &Self) {
         for p in &mut self.params {
             if let Some(from) = other.params.iter().find(|o| o.name == p.name && o.shape == p.shape) {
-                p.value = backend.upload(&backend.download(&from.value));
-                p.average = backend.upload(&backend.download(&from.average));
+                let values = backend.download(&from.value);
+                p.value = backend.upload(&values);
+                p.average = backend.upload(&values);
             }
         }
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Trainer;
 use super::checkpoint::{Checkpoint, settings_hash};
+use super::consistency::ConsistencyTraining;
 use super::latents::{Batch, BatchSettings};
 use super::optimizer::OptimizerConfig;
 use crate::backend::Backend;
@@ -107,9 +108,14 @@ impl DenoiserTraining {
 #[derive(Debug)]
 pub struct DenoiserTrainer<'a, B: Backend> {
     backend: &'a B,
-    config: DenoiserTraining,
+    /// Hash of all settings that the weights depend on.
+    settings: String,
+    optimizer: OptimizerConfig,
+    /// Steps in all.
+    steps: u64,
     shape: DenoiserShape,
-    seed: u64,
+    /// Channels of a condition.
+    width: usize,
     set: ParamSet<B>,
     conditioner: Conditioner,
     denoiser: Denoiser,
@@ -135,9 +141,11 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         let denoiser = Denoiser::new(&mut maker, &shape, &config.unet);
         Ok(Self {
             backend,
-            config: config.clone(),
+            settings: settings_hash(&(config, seed)),
+            optimizer: config.optimizer.clone(),
+            steps: config.steps,
             shape,
-            seed,
+            width: config.unet.widths[0],
             set,
             conditioner,
             denoiser,
@@ -145,6 +153,14 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
             random,
             loss: None,
         })
+    }
+
+    /// The same networks with the weights of `trained`, to be tuned as `tuning` says.
+    pub fn tuned(self, trained: &TrainedDenoiser<B>, tuning: &ConsistencyTraining) -> Self {
+        let mut set = self.set;
+        set.copy_from(self.backend, &trained.set);
+        let settings = settings_hash(&(self.settings, tuning));
+        Self { settings, optimizer: tuning.optimizer.clone(), steps: tuning.steps, set, ..self }
     }
 
     /// One step. Returns the weighted mean squared error.
@@ -171,8 +187,22 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         let loss = tape.seed_squared_error(prediction, target, weights);
         tape.backward();
         drop(tape);
-        self.set.update(self.backend, &self.config.optimizer.at(self.step, self.config.steps));
+        self.set.update(self.backend, &self.optimizer.at(self.step, self.steps));
         self.loss = Some(loss);
+    }
+
+    /// What the networks predict of `batch`, `[N, block h, block w, C]`, with the weights as they are.
+    ///
+    /// # Errors
+    /// As [`Backend::check`].
+    pub fn predict(&mut self, batch: &Batch) -> Result<Vec<f32>> {
+        let mut tape = Tape::new(self.backend, &mut self.set);
+        let (noisy, timestep, position) = denoiser_inputs(&mut tape, &self.shape, batch, false);
+        let condition = record_conditioner(&mut tape, &self.shape, &self.conditioner, batch, false);
+        let prediction = self.denoiser.apply(&mut tape, noisy, timestep, position, condition);
+        let values = tape.value(prediction);
+        self.backend.check()?;
+        Ok(values)
     }
 
     /// Waits for the step that was submitted. Returns the weighted mean squared error.
@@ -195,7 +225,7 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         self.set.swap_averages();
         TrainedDenoiser {
             backend: self.backend,
-            width: self.config.unet.widths[0],
+            width: self.width,
             shape: self.shape,
             set: self.set,
             conditioner: self.conditioner,
@@ -209,8 +239,11 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
     /// [`Error::File`] when it is damaged or of other settings.
     pub fn resume(&mut self, path: &Path) -> Result<()> {
         let Some(mut checkpoint) = Checkpoint::load(path)? else { return Ok(()) };
-        if checkpoint.settings != self.settings() {
-            return Err(Error::file(path, "the checkpoint was made with other settings of [denoiser]"));
+        if checkpoint.settings != self.settings {
+            return Err(Error::file(
+                path,
+                "the checkpoint was made with other settings of [denoiser] or [consistency]",
+            ));
         }
         checkpoint
             .take_params("denoiser", self.backend, &mut self.set)
@@ -218,10 +251,6 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         self.step = checkpoint.step;
         self.random = Random::from_state(checkpoint.random);
         Ok(())
-    }
-
-    fn settings(&self) -> String {
-        settings_hash(&(&self.config, self.seed))
     }
 }
 
@@ -235,7 +264,7 @@ impl<B: Backend> Trainer for DenoiserTrainer<'_, B> {
     }
 
     fn checkpoint(&self) -> Result<Checkpoint> {
-        let mut checkpoint = Checkpoint::new(self.step, self.settings(), &self.random);
+        let mut checkpoint = Checkpoint::new(self.step, self.settings.clone(), &self.random);
         checkpoint.put_params("denoiser", self.backend, &self.set);
         self.backend.check()?;
         Ok(checkpoint)

@@ -111,6 +111,34 @@ pub struct Batch {
     pub weights: Vec<f32>,
 }
 
+impl Batch {
+    /// Adds the samples of `other` after these.
+    pub(super) fn append(&mut self, other: Self) {
+        self.noisy.extend(other.noisy);
+        self.timesteps.extend(other.timesteps);
+        self.positions.extend(other.positions);
+        self.neighbours.extend(other.neighbours);
+        self.thumbnail.extend(other.thumbnail);
+        self.previous.extend(other.previous);
+        self.target.extend(other.target);
+        self.weights.extend(other.weights);
+    }
+}
+
+/// What one sample is about.
+#[derive(Debug, Clone)]
+pub(super) struct Subject {
+    image: usize,
+    position: usize,
+    pub(super) timestep: usize,
+    /// The picture's thumbnail; empty where the grid has none.
+    thumbnail: Vec<f32>,
+    /// Clean values of the window.
+    clean: Vec<f32>,
+    /// Noise of the window.
+    noise: Vec<f32>,
+}
+
 /// Draws batches of windows from a set.
 #[derive(Debug)]
 pub struct Sampler<'a> {
@@ -134,20 +162,41 @@ impl<'a> Sampler<'a> {
 
     /// `count` samples. Each has a generator of its own, so the batch does not depend on threads.
     pub fn draw(&self, count: usize, random: &mut Random) -> Batch {
-        let seeds: Vec<u64> = (0..count).map(|_| random.next_u64()).collect();
-        let samples: Vec<Batch> = seeds.into_par_iter().map(|seed| self.sample(&mut Random::new(seed))).collect();
         let mut batch = Batch::default();
-        for s in samples {
-            batch.noisy.extend(s.noisy);
-            batch.timesteps.extend(s.timesteps);
-            batch.positions.extend(s.positions);
-            batch.neighbours.extend(s.neighbours);
-            batch.thumbnail.extend(s.thumbnail);
-            batch.previous.extend(s.previous);
-            batch.target.extend(s.target);
-            batch.weights.extend(s.weights);
-        }
+        self.each(count, random, |random| self.sample(random)).into_iter().for_each(|sample| batch.append(sample));
         batch
+    }
+
+    /// `count` samples, in parallel, each with a generator of its own.
+    pub(super) fn each<T: Send>(
+        &self,
+        count: usize,
+        random: &mut Random,
+        sample: impl Fn(&mut Random) -> T + Sync,
+    ) -> Vec<T> {
+        let seeds: Vec<u64> = (0..count).map(|_| random.next_u64()).collect();
+        seeds.into_par_iter().map(|seed| sample(&mut Random::new(seed))).collect()
+    }
+
+    /// Timesteps T.
+    pub(super) fn timesteps(&self) -> usize {
+        self.settings.alphas.len()
+    }
+
+    /// α and σ of a timestep.
+    pub(super) fn level(&self, timestep: usize) -> (f32, f32) {
+        let alpha_cumprod = self.settings.alphas[timestep];
+        (alpha_cumprod.sqrt() as f32, (1.0 - alpha_cumprod).sqrt() as f32)
+    }
+
+    /// The noisy values of the blocks' own cells, without their surroundings, each with its timestep.
+    pub(super) fn block_values<'b>(&'b self, batch: &'b Batch) -> impl Iterator<Item = (f32, usize)> + 'b {
+        let (c, cells) = (self.set.grid.latent().channels, self.set.grid.window().cells());
+        let channels = batch.noisy.len() / (batch.timesteps.len() * cells);
+        batch.noisy.chunks_exact(cells * channels).zip(&batch.timesteps).flat_map(move |(window, &t)| {
+            let own = self.own.iter().flat_map(move |&i| &window[i * channels..][..c]);
+            own.map(move |&x| (x, t as usize))
+        })
     }
 
     fn draw_position(&self, random: &mut Random) -> usize {
@@ -159,29 +208,45 @@ impl<'a> Sampler<'a> {
     }
 
     fn sample(&self, random: &mut Random) -> Batch {
+        let subject = self.subject(random);
+        self.batch_of(&subject, random)
+    }
+
+    pub(super) fn subject(&self, random: &mut Random) -> Subject {
         let grid = &self.set.grid;
         let image = random.below(self.set.images());
         let position = self.draw_position(random);
-        let t = random.below(self.settings.alphas.len());
+        let timestep = random.below(self.timesteps());
         let thumbnail = if grid.has_thumbnail() { self.set.thumbnail(image) } else { Vec::new() };
         let clean = self.clean_window(image, position, &thumbnail);
         let mut noise = vec![0.0; clean.len()];
         random.fill_normal(&mut noise);
+        Subject { image, position, timestep, thumbnail, clean, noise }
+    }
 
-        let alpha = self.settings.alphas[t];
-        let (signal_part, noise_part) = (alpha.sqrt() as f32, (1.0 - alpha).sqrt() as f32);
-        let mut positions = vec![0.0; grid.positions()];
+    /// The batch of one sample; `random` draws its conditions.
+    pub(super) fn batch_of(&self, subject: &Subject, random: &mut Random) -> Batch {
+        let &Subject { image, position, timestep, ref thumbnail, .. } = subject;
+        let (noisy, target) = self.noised(subject);
+        let mut positions = vec![0.0; self.set.grid.positions()];
         positions[position] = 1.0;
         Batch {
-            noisy: self.noisy_window(position, &clean, &noise, signal_part, noise_part),
-            timesteps: vec![t as f32],
+            noisy,
+            timesteps: vec![timestep as f32],
             positions,
             neighbours: self.neighbour_window(image, position, random),
-            thumbnail: self.thumbnail_window(position, &thumbnail, random),
+            thumbnail: self.thumbnail_window(position, thumbnail, random),
             previous: self.previous_window(image, position),
-            target: self.target(&clean, &noise, signal_part, noise_part),
-            weights: vec![self.weight(alpha) as f32],
+            target,
+            weights: vec![self.weight(self.settings.alphas[timestep]) as f32],
         }
+    }
+
+    /// The noisy window and what the network should predict of it.
+    pub(super) fn noised(&self, subject: &Subject) -> (Vec<f32>, Vec<f32>) {
+        let Subject { position, timestep, clean, noise, .. } = subject;
+        let (alpha, sigma) = self.level(*timestep);
+        (self.noisy_window(*position, clean, noise, alpha, sigma), self.target(clean, noise, alpha, sigma))
     }
 
     /// The clean values of a window, zero outside the picture.
@@ -205,7 +270,7 @@ impl<'a> Sampler<'a> {
         out
     }
 
-    fn noisy_window(&self, position: usize, clean: &[f32], noise: &[f32], signal: f32, noisy: f32) -> Vec<f32> {
+    fn noisy_window(&self, position: usize, clean: &[f32], noise: &[f32], alpha: f32, sigma: f32) -> Vec<f32> {
         let c = self.set.grid.latent().channels;
         let channels = c + usize::from(self.set.grid.margin() > 0);
         let mut out = vec![0.0; self.cells[position].len() * channels];
@@ -214,7 +279,7 @@ impl<'a> Sampler<'a> {
         {
             if cell.is_some() {
                 out.fill(1.0);
-                out.iter_mut().zip(clean.iter().zip(noise)).for_each(|(o, (x, e))| *o = signal * x + noisy * e);
+                out.iter_mut().zip(clean.iter().zip(noise)).for_each(|(o, (x, e))| *o = alpha * x + sigma * e);
             }
         }
         out
@@ -276,12 +341,12 @@ impl<'a> Sampler<'a> {
         }
     }
 
-    fn target(&self, clean: &[f32], noise: &[f32], signal: f32, noisy: f32) -> Vec<f32> {
+    fn target(&self, clean: &[f32], noise: &[f32], alpha: f32, sigma: f32) -> Vec<f32> {
         let c = self.set.grid.latent().channels;
         let values = self.own.iter().flat_map(|&i| i * c..(i + 1) * c);
         match self.settings.prediction {
             Prediction::Epsilon => values.map(|i| noise[i]).collect(),
-            Prediction::V => values.map(|i| signal * noise[i] - noisy * clean[i]).collect(),
+            Prediction::V => values.map(|i| alpha * noise[i] - sigma * clean[i]).collect(),
         }
     }
 

@@ -3,6 +3,7 @@
 
 pub mod checkpoint;
 pub mod codebook;
+pub mod consistency;
 pub mod decoder;
 pub mod denoiser;
 pub mod latents;
