@@ -13,7 +13,7 @@ use rissole_train::check_device::{self, CheckArgs};
 use rissole_train::evaluate::features::FeatureArgs;
 use rissole_train::evaluate::{self, EvaluateArgs};
 use rissole_train::recipe::Recipe;
-use rissole_train::stages::{INTERRUPTED, Run, Stage};
+use rissole_train::stages::{INTERRUPTED, MAX_SHARDS, Run, Shard, Stage};
 
 /// Trains rissole bundles: prepares pictures, trains the VQ-GAN and the block denoiser, builds database and
 /// index, quantizes, exports ONNX, writes and verifies the bundle, and measures it.
@@ -51,6 +51,12 @@ enum Command {
     Stage {
         /// The stage.
         stage: Stage,
+        /// Stage encode: encode only the I-th of N parts of the pictures, into RUNS/NAME/blocks.I-of-N.rsdb
+        #[arg(long, value_name = "I/N", conflicts_with = "merge")]
+        shard: Option<Shard>,
+        /// Stage encode: make the database of N parts that were encoded by --shard
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_SHARDS as i64))]
+        merge: Option<u32>,
         #[command(flatten)]
         run: RunArgs,
     },
@@ -120,7 +126,15 @@ fn work(cli: Cli) -> Result<()> {
             log::info!("done: {}", run.bundle_dir().display());
             Ok(())
         }
-        Command::Stage { stage, run } => run.open()?.on(device).stage(stage),
+        Command::Stage { stage, shard, merge, run } => {
+            let run = run.open()?.on(device);
+            match (stage, shard, merge) {
+                (stage, None, None) => run.stage(stage),
+                (Stage::Encode, Some(shard), _) => run.encode_shard(shard),
+                (Stage::Encode, _, Some(shards)) => run.merge_shards(shards as usize),
+                _ => Err(Error::Usage("--shard and --merge are for the stage encode".into())),
+            }
+        }
         Command::Evaluate(args) => evaluate::run(&args, &INTERRUPTED).map(drop),
         Command::BenchStep(args) => bench_step::run(&args, &device),
         Command::CheckDevice(args) => check_device::run(args, &device),

@@ -11,7 +11,7 @@ use common::TempDir;
 use rissole::{Bundle, Error};
 use rissole_train::evaluate::features::FeatureArgs;
 use rissole_train::recipe::Recipe;
-use rissole_train::stages::{INTERRUPTED, Run, Stage};
+use rissole_train::stages::{INTERRUPTED, Run, Shard, Stage};
 
 const PICTURES: usize = 24;
 const RECIPE: &str = r#"
@@ -165,6 +165,20 @@ fn a_recipe_becomes_the_same_measured_bundle_however_often_it_is_interrupted() {
     assert!(bundle.manifest.quality["Training pictures"]["frechet"].is_f64());
     run(whole.path(), &[]).stage(Stage::Evaluate).unwrap();
     assert_eq!(Bundle::open(whole.path().join("bundle")).unwrap().manifest, bundle.manifest);
+
+    // Encoded in parts it is the same database, and a part of other pictures is named.
+    let part = |i: usize| whole.path().join(format!("runs/tiny/blocks.{i}-of-3.rsdb"));
+    for shard in ["3/3", "1/3", "2/3"] {
+        run(whole.path(), &[]).encode_shard(shard.parse().unwrap()).unwrap();
+    }
+    std::fs::remove_file(whole.path().join("runs/tiny/blocks.rsdb")).unwrap();
+    run(whole.path(), &[]).merge_shards(3).unwrap();
+    let merged = std::fs::read(whole.path().join("runs/tiny/blocks.rsdb")).unwrap();
+    assert!(merged == bytes(whole.path(), "blocks.rsdb"));
+    assert!(["0/3", "4/3", "1", "1/0", "-1/3"].iter().all(|text| text.parse::<Shard>().is_err()));
+    std::fs::copy(part(1), part(2)).unwrap();
+    let error = run(whole.path(), &[]).merge_shards(3).unwrap_err();
+    assert!(error.to_string().contains("blocks.2-of-3.rsdb"), "{error}");
 
     // A half-trained denoiser is no bundle, and a damaged checkpoint is named.
     std::fs::write(whole.path().join("runs/tiny/denoiser.ckpt"), "no checkpoint").unwrap();

@@ -1,5 +1,9 @@
 //! Stages: encode the training pictures into the block database, and build its index.
 
+use std::ops::Range;
+use std::path::PathBuf;
+use std::str::FromStr;
+
 use rissole::index::{IndexSettings, build_index_while};
 use rissole::store::{BlockDatabase, DatabaseContents};
 use rissole::{BlockGrid, Error, Result};
@@ -7,15 +11,47 @@ use rissole::{BlockGrid, Error, Result};
 use super::{Run, Stage, interrupted, normalised, progress};
 use crate::backend::Backend;
 use crate::backend::choice::on_device;
+use crate::backend::cpu::Cpu;
+use crate::data::{Dataset, Split};
 use crate::random::Random;
 use crate::train::codebook::Codebook;
+use crate::train::vqgan::Vqgan;
 
 /// Pictures encoded at a time.
 const BATCH: usize = 32;
+/// Largest number of shards.
+pub const MAX_SHARDS: usize = 10_000;
 /// Averaged cells that the thumbnails' codebook is fitted to.
 const THUMBNAIL_ROWS: usize = 100_000;
 /// Rounds of k-means for the thumbnails' codebook.
 const K_MEANS_ROUNDS: usize = 12;
+
+/// One of several nearly equal parts of the training pictures, `1/8` to `8/8`: for machines that share the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    /// From 0.
+    index: usize,
+    of: usize,
+}
+
+impl Shard {
+    fn range(self, images: usize) -> Range<usize> {
+        let start = |index: usize| index * images / self.of;
+        start(self.index)..start(self.index + 1)
+    }
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let numbers = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+        match numbers {
+            Some((index, of)) if (1..=of).contains(&index) && of <= MAX_SHARDS => Ok(Self { index: index - 1, of }),
+            _ => Err(format!("a shard is I/N with I from 1 to N, N at most {MAX_SHARDS}")),
+        }
+    }
+}
 
 impl Run {
     pub(super) fn encode(&self) -> Result<()> {
@@ -25,29 +61,88 @@ impl Run {
     fn encode_on<B: Backend>(&self, backend: &B) -> Result<()> {
         let (dataset, split) = self.dataset()?;
         let mut vqgan = self.vqgan(backend)?;
-        let grid = self.recipe.denoiser.shape(self.recipe.latent_shape())?.grid;
-        let bar = progress("encode", split.train.len() as u64);
+        let codes = encode_pictures(&mut vqgan, &dataset, &split.train)?;
+        self.write_database(&dataset, &split, &vqgan.codebook, &codes)
+    }
+
+    /// Encodes the pictures of `shard` alone, into a database of their own without thumbnails.
+    ///
+    /// # Errors
+    /// As [`Self::stage`].
+    pub fn encode_shard(&self, shard: Shard) -> Result<()> {
+        on_device!(&self.device.open()?, |backend| self.encode_shard_on(backend, shard))
+    }
+
+    fn encode_shard_on<B: Backend>(&self, backend: &B, shard: Shard) -> Result<()> {
+        let (dataset, split) = self.dataset()?;
+        let images = &split.train[shard.range(split.train.len())];
+        let mut vqgan = self.vqgan(backend)?;
+        let codes = encode_pictures(&mut vqgan, &dataset, images)?;
+        let grid = self.shard_grid()?;
+        let contents = DatabaseContents {
+            grid,
+            codebook: vqgan.codebook.entries,
+            thumbnail_codebook: None,
+            codes: block_codes(&grid, &codes),
+            names: names(&dataset, images),
+        };
+        let path = self.shard_path(shard);
+        contents.write(&path)?;
+        log::info!("encode: {} pictures in {}", images.len(), path.display());
+        Ok(())
+    }
+
+    /// Makes the database out of `shards` shards.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the shard that is damaged, or of other pictures or another VQ-GAN; as [`Self::stage`].
+    pub fn merge_shards(&self, shards: usize) -> Result<()> {
+        let (dataset, split) = self.dataset()?;
+        let backend = Cpu::default();
+        let vqgan = self.vqgan(&backend)?;
+        let grid = self.shard_grid()?;
         let mut codes = Vec::new();
-        for images in split.train.chunks(BATCH) {
-            check_interrupted()?;
-            let pixels: Vec<f32> = images.iter().flat_map(|&i| normalised(&dataset, i as usize)).collect();
-            codes.extend(vqgan.encode(&pixels, dataset.height, dataset.width)?);
-            bar.inc(images.len() as u64);
+        for shard in (0..shards).map(|index| Shard { index, of: shards }) {
+            let path = self.shard_path(shard);
+            let database = BlockDatabase::open(&path)?;
+            database.verify()?;
+            let expected = names(&dataset, &split.train[shard.range(split.train.len())]);
+            let found = (0..database.images()).map(|image| database.name(image).unwrap_or_default());
+            if database.codebook() != vqgan.codebook.entries || !found.eq(expected.iter().map(String::as_str)) {
+                return Err(Error::file(&path, "made of other pictures or with another VQ-GAN; encode it again"));
+            }
+            codes.extend(latent_codes(&database, &grid)?.into_iter().map(u32::from));
         }
-        bar.finish_and_clear();
-        let mut positions = block_codes(&grid, &codes);
+        self.write_database(&dataset, &split, &vqgan.codebook, &codes)?;
+        self.mark_done(Stage::Encode)
+    }
+
+    fn shard_path(&self, Shard { index, of }: Shard) -> PathBuf {
+        self.dir.join(format!("blocks.{}-of-{of}.rsdb", index + 1))
+    }
+
+    /// How latents are cut in a shard: as in the database, without thumbnails, whose codebook takes all pictures.
+    fn shard_grid(&self) -> Result<BlockGrid> {
+        let d = &self.recipe.denoiser;
+        BlockGrid::new(self.recipe.latent_shape(), d.rows, d.cols, false, 0)
+    }
+
+    /// Writes the database of the training pictures, whose latents have `codes`, `N × H·W`.
+    fn write_database(&self, dataset: &Dataset, split: &Split, codebook: &Codebook, codes: &[u32]) -> Result<()> {
+        let grid = self.recipe.denoiser.shape(self.recipe.latent_shape())?.grid;
+        let mut positions = block_codes(&grid, codes);
         let thumbnail_codebook = grid.has_thumbnail().then(|| {
-            let averages = averaged_cells(&grid, &vqgan.codebook, &codes);
-            let book = self.fit_thumbnails(&averages, vqgan.codebook.channels);
+            let averages = averaged_cells(&grid, codebook, codes);
+            let book = self.fit_thumbnails(&averages, codebook.channels);
             positions.insert(0, book.assign(&averages).into_iter().map(|c| c as u16).collect());
             book.entries
         });
         let contents = DatabaseContents {
             grid,
-            codebook: vqgan.codebook.entries.clone(),
+            codebook: codebook.entries.clone(),
             thumbnail_codebook,
             codes: positions,
-            names: split.train.iter().map(|&i| dataset.names[i as usize].clone()).collect(),
+            names: names(dataset, &split.train),
         };
         contents.write(self.product(Stage::Encode))
     }
@@ -72,6 +167,24 @@ impl Run {
         log::info!("index: {summary:?}");
         Ok(())
     }
+}
+
+/// Codes of whole latents, `N × H·W`.
+fn encode_pictures<B: Backend>(vqgan: &mut Vqgan<B>, dataset: &Dataset, images: &[u32]) -> Result<Vec<u32>> {
+    let bar = progress("encode", images.len() as u64);
+    let mut codes = Vec::new();
+    for images in images.chunks(BATCH) {
+        check_interrupted()?;
+        let pixels: Vec<f32> = images.iter().flat_map(|&i| normalised(dataset, i as usize)).collect();
+        codes.extend(vqgan.encode(&pixels, dataset.height, dataset.width)?);
+        bar.inc(images.len() as u64);
+    }
+    bar.finish_and_clear();
+    Ok(codes)
+}
+
+fn names(dataset: &Dataset, images: &[u32]) -> Vec<String> {
+    images.iter().map(|&i| dataset.names[i as usize].clone()).collect()
 }
 
 fn check_interrupted() -> Result<()> {

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use database::{MAX_SHARDS, Shard};
 use rissole::{Error, Result};
 
 use crate::backend::choice::{Choice, Precision, Wanted};
@@ -139,8 +140,12 @@ impl Run {
             Stage::Export => self.export()?,
             Stage::Evaluate => self.evaluate()?,
         }
+        self.mark_done(stage)
+    }
+
+    fn mark_done(&self, stage: Stage) -> Result<()> {
         let mut done = self.done()?;
-        done.insert(name.to_owned(), settings);
+        done.insert(stage.name().to_owned(), self.settings(stage)?);
         let text = serde_json::to_vec_pretty(&done).map_err(|e| Error::Internal(e.to_string()))?;
         write_file(&self.dir.join("done.json"), &text)
     }
