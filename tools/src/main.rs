@@ -14,11 +14,15 @@ use rissole_train::evaluate::features::FeatureArgs;
 use rissole_train::evaluate::{self, EvaluateArgs};
 use rissole_train::recipe::Recipe;
 use rissole_train::stages::{INTERRUPTED, MAX_SHARDS, Run, Shard, Stage};
+use rissole_train::train::group::Group;
 
 /// Trains rissole bundles: prepares pictures, trains the VQ-GAN and the block denoiser, builds database and
 /// index, quantizes, exports ONNX, writes and verifies the bundle, and measures it.
 ///
 /// Interrupted at any moment and started again, a run goes on from its last checkpoint.
+///
+/// Started several times by a launcher that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT (torchrun; SLURM with the
+/// last two), on one machine or on several with a common file system, the processes train the denoiser together.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 #[command(after_help = "Examples:\n  rissole-train run tools/recipes/avatars64.toml --bundle models/avatars64\n  \
@@ -121,13 +125,13 @@ fn work(cli: Cli) -> Result<()> {
         Wanted { choice: cli.device, precision: cli.precision, kernel_cache: cli.kernel_cache.or_else(default_cache) };
     match cli.command {
         Command::Run(args) => {
-            let run = args.open()?.on(device);
+            let run = args.open()?.on(device).within(Group::from_env()?);
             Stage::ALL.into_iter().try_for_each(|stage| run.stage(stage))?;
             log::info!("done: {}", run.bundle_dir().display());
             Ok(())
         }
         Command::Stage { stage, shard, merge, run } => {
-            let run = run.open()?.on(device);
+            let run = run.open()?.on(device).within(Group::from_env()?);
             match (stage, shard, merge) {
                 (stage, None, None) => run.stage(stage),
                 (Stage::Encode, Some(shard), _) => run.encode_shard(shard),

@@ -46,8 +46,9 @@ impl Run {
         let schedule = Schedule::new(denoiser.schedule, denoiser.timesteps)?;
         // What counts is the data that is reached from the noisiest timesteps, which min-SNR weighs least.
         let settings = BatchSettings { min_snr: None, ..denoiser.batch_settings(schedule.alphas_cumprod()) };
-        let trainer = self.consistency_trainer(backend, config)?;
-        let training = OnPairs { trainer, sampler: Sampler::new(&set, settings), config };
+        let sampler = Sampler::new(&set, settings).drawing(self.group.share(config.batch)?);
+        let trainer = self.consistency_trainer(backend, config)?.within(&self.group);
+        let training = OnPairs { trainer, sampler, config };
         self.train(Stage::Consistency, training, config.steps)
     }
 

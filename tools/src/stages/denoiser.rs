@@ -34,7 +34,7 @@ impl<B: Backend> Training for OnBlocks<'_, B> {
     fn advance(&mut self, saved_after: bool) -> Result<Vec<f64>> {
         let Self { trainer, sampler, batch, ahead } = self;
         let drawn = ahead.take().unwrap_or_else(|| sampler.draw(*batch, &mut trainer.random));
-        trainer.submit(&drawn);
+        trainer.submit(&drawn)?;
         // Not before a checkpoint, which keeps the random state.
         *ahead = (!saved_after).then(|| sampler.draw(*batch, &mut trainer.random));
         Ok(vec![trainer.finish()?])
@@ -51,7 +51,8 @@ impl Run {
         let set = self.latent_set()?;
         let schedule = Schedule::new(config.schedule, config.timesteps)?;
         let sampler = Sampler::new(&set, config.batch_settings(schedule.alphas_cumprod()));
-        let mut trainer = self.denoiser_trainer(backend)?;
+        let sampler = sampler.drawing(self.group.share(config.batch)?);
+        let mut trainer = self.denoiser_trainer(backend)?.within(&self.group);
         trainer.resume(&self.product(Stage::Denoiser))?;
         let training = OnBlocks { trainer, sampler, batch: config.batch, ahead: None };
         self.train(Stage::Denoiser, training, config.steps)

@@ -24,6 +24,7 @@ use crate::data::{self, Dataset, Split};
 use crate::evaluate::features::FeatureArgs;
 use crate::recipe::Recipe;
 use crate::train::checkpoint::settings_hash;
+use crate::train::group::Group;
 
 /// Set by Ctrl-C; training loops save and stop.
 pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -65,6 +66,11 @@ impl Stage {
         Self::Evaluate,
     ];
 
+    /// Whether several processes do it together.
+    fn is_shared(self) -> bool {
+        matches!(self, Self::Denoiser | Self::Consistency)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Prepare => "prepare",
@@ -88,6 +94,7 @@ pub struct Run {
     bundle_dir: PathBuf,
     features: FeatureArgs,
     device: Wanted,
+    group: Group,
 }
 
 impl Run {
@@ -100,12 +107,18 @@ impl Run {
         std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;
         let bundle_dir = bundle_dir.unwrap_or_else(|| dir.join("bundle"));
         let device = Wanted { choice: Choice::Cpu, precision: Precision::F32, kernel_cache: None };
-        Ok(Self { recipe, dir, bundle_dir, features, device })
+        Ok(Self { recipe, dir, bundle_dir, features, device, group: Group::alone() })
     }
 
     /// The same run, training and encoding on `device` instead of the CPU.
     pub fn on(self, device: Wanted) -> Self {
         Self { device, ..self }
+    }
+
+    /// The same run by the processes of `group`, which share a file system: they train the denoiser together, all else
+    /// is done by the one that leads while the others wait.
+    pub fn within(self, group: Group) -> Self {
+        Self { group, ..self }
     }
 
     /// Where the bundle goes.
@@ -124,23 +137,34 @@ impl Run {
         let name = stage.name();
         let settings = self.settings(stage)?;
         let before = self.done()?.get(name).is_some_and(|before| before.starts_with(&settings));
-        if before && self.product(stage).exists() {
+        // As the leader sees it, who may be done before another looks.
+        if self.group.any(self.group.leads() && before && self.product(stage).exists())? {
             log::info!("{name}: done before");
             return Ok(());
         }
         log::info!("{name}: {}", self.product(stage).display());
-        match stage {
-            Stage::Prepare => self.prepare()?,
-            Stage::Vqgan => self.train_vqgan()?,
-            Stage::Encode => self.encode()?,
-            Stage::Index => self.build_index()?,
-            Stage::Denoiser => self.train_denoiser()?,
-            Stage::Consistency => self.train_consistency()?,
-            Stage::Decoder => self.train_decoder()?,
-            Stage::Export => self.export()?,
-            Stage::Evaluate => self.evaluate()?,
+        if self.group.leads() || stage.is_shared() {
+            self.work(stage)?;
         }
-        self.mark_done(stage)
+        if self.group.leads() {
+            self.mark_done(stage)?;
+        }
+        // What the leader wrote is read by the others.
+        self.group.average(&mut [0.0])
+    }
+
+    fn work(&self, stage: Stage) -> Result<()> {
+        match stage {
+            Stage::Prepare => self.prepare(),
+            Stage::Vqgan => self.train_vqgan(),
+            Stage::Encode => self.encode(),
+            Stage::Index => self.build_index(),
+            Stage::Denoiser => self.train_denoiser(),
+            Stage::Consistency => self.train_consistency(),
+            Stage::Decoder => self.train_decoder(),
+            Stage::Export => self.export(),
+            Stage::Evaluate => self.evaluate(),
+        }
     }
 
     fn mark_done(&self, stage: Stage) -> Result<()> {

@@ -8,6 +8,7 @@ use super::curve::Curve;
 use super::{Run, Stage, interrupted, progress};
 use crate::train::Trainer;
 use crate::train::checkpoint::Checkpoint;
+use crate::train::group::Group;
 
 /// Steps between two rows of the curve.
 const REPORT_EVERY: u64 = 50;
@@ -35,11 +36,17 @@ impl Run {
         let (name, path) = (stage.name(), self.product(stage));
         let (parameters, from) = (training.trainer().parameters(), training.trainer().step());
         log::info!("{name}: {parameters} parameters, from step {from}");
-        let mut curve = Curve::open(&self.curve(stage), &format!("step,{}", T::MEASURES.join(",")), from)?;
-        let bar = progress(name, steps);
+        let header = format!("step,{}", T::MEASURES.join(","));
+        let alone = Group::alone();
+        let group = if stage.is_shared() { &self.group } else { &alone };
+        let leads = group.leads();
+        let mut curve = leads.then(|| Curve::open(&self.curve(stage), &header, from)).transpose()?;
+        let bar = if leads { progress(name, steps) } else { indicatif::ProgressBar::hidden() };
         let mut sums = vec![0.0; T::MEASURES.len()];
         for step in from + 1..=steps {
-            let saves = step == steps || step.is_multiple_of(SAVE_EVERY) || interrupted();
+            // All stop at the same step, whoever was interrupted.
+            let interrupted = group.any(interrupted())?;
+            let saves = step == steps || step.is_multiple_of(SAVE_EVERY) || interrupted;
             let measured = training.advance(saves)?;
             if !measured.iter().all(|v| v.is_finite()) {
                 return Err(Error::Usage(format!("{name}: the loss is not finite at step {step}")));
@@ -48,15 +55,17 @@ impl Run {
             bar.set_position(step);
             if step.is_multiple_of(REPORT_EVERY) {
                 let means: Vec<f64> = sums.iter().map(|s| s / REPORT_EVERY as f64).collect();
-                curve.add(step, &means)?;
+                curve.as_mut().map_or(Ok(()), |curve| curve.add(step, &means))?;
                 let shown = format!("{} {:.4}", T::MEASURES[0], means[0]);
                 log::debug!("{name} step {step}: {shown}");
                 bar.set_message(shown);
                 sums.fill(0.0);
             }
             if saves {
-                training.trainer().save(&path)?;
-                if interrupted() && step < steps {
+                if leads {
+                    training.trainer().save(&path)?;
+                }
+                if interrupted && step < steps {
                     return Err(Error::Interrupted);
                 }
             }

@@ -3,6 +3,7 @@
 use super::op::{Shape, len};
 use crate::backend::{AdamW, Backend, Trained};
 use crate::random::Random;
+use crate::train::group::Group;
 
 /// One trained tensor.
 #[derive(Debug)]
@@ -81,6 +82,25 @@ impl<B: Backend> ParamSet<B> {
     /// Sets all gradients to zero.
     pub fn clear_grads(&mut self, backend: &B) {
         self.params.iter_mut().for_each(|p| backend.clear(&mut p.grad));
+    }
+
+    /// Replaces every gradient by its mean over the processes of `group`.
+    ///
+    /// # Errors
+    /// As [`Group::average`].
+    pub fn average_grads(&mut self, backend: &B, group: &Group) -> rissole::Result<()> {
+        if group.is_alone() {
+            return Ok(());
+        }
+        let mut grads: Vec<f32> = self.params.iter().flat_map(|p| backend.download(&p.grad)).collect();
+        group.average(&mut grads)?;
+        let mut rest = grads.as_slice();
+        for p in &mut self.params {
+            let (grad, after) = rest.split_at(len(p.shape));
+            backend.release(std::mem::replace(&mut p.grad, backend.upload(grad)));
+            rest = after;
+        }
+        Ok(())
     }
 
     /// One AdamW update of every tensor. Weight decay falls on matrices only.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Trainer;
 use super::checkpoint::{Checkpoint, settings_hash};
 use super::consistency::ConsistencyTraining;
+use super::group::Group;
 use super::latents::{Batch, BatchSettings};
 use super::optimizer::OptimizerConfig;
 use crate::backend::Backend;
@@ -108,6 +109,7 @@ impl DenoiserTraining {
 #[derive(Debug)]
 pub struct DenoiserTrainer<'a, B: Backend> {
     backend: &'a B,
+    group: Option<&'a Group>,
     /// Hash of all settings that the weights depend on.
     settings: String,
     optimizer: OptimizerConfig,
@@ -141,6 +143,7 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         let denoiser = Denoiser::new(&mut maker, &shape, &config.unet);
         Ok(Self {
             backend,
+            group: None,
             settings: settings_hash(&(config, seed)),
             optimizer: config.optimizer.clone(),
             steps: config.steps,
@@ -155,6 +158,11 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         })
     }
 
+    /// The same networks, trained together with the other processes of `group`: each is given its share of a batch.
+    pub fn within(self, group: &'a Group) -> Self {
+        Self { group: Some(group), ..self }
+    }
+
     /// The same networks with the weights of `trained`, to be tuned as `tuning` says.
     pub fn tuned(self, trained: &TrainedDenoiser<B>, tuning: &ConsistencyTraining) -> Self {
         let mut set = self.set;
@@ -166,14 +174,17 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
     /// One step. Returns the weighted mean squared error.
     ///
     /// # Errors
-    /// As [`Backend::check`].
+    /// As [`Backend::check`] and [`Group::average`].
     pub fn train(&mut self, batch: &Batch) -> Result<f64> {
-        self.submit(batch);
+        self.submit(batch)?;
         self.finish()
     }
 
     /// Hands one step to the device. Until [`Self::finish`] the host may do something else.
-    pub fn submit(&mut self, batch: &Batch) {
+    ///
+    /// # Errors
+    /// As [`Group::average`].
+    pub fn submit(&mut self, batch: &Batch) -> Result<()> {
         self.step += 1;
         self.set.clear_grads(self.backend);
         let mut tape = Tape::new(self.backend, &mut self.set);
@@ -187,8 +198,12 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         let loss = tape.seed_squared_error(prediction, target, weights);
         tape.backward();
         drop(tape);
+        if let Some(group) = self.group {
+            self.set.average_grads(self.backend, group)?;
+        }
         self.set.update(self.backend, &self.optimizer.at(self.step, self.steps));
         self.loss = Some(loss);
+        Ok(())
     }
 
     /// What the networks predict of `batch`, `[N, block h, block w, C]`, with the weights as they are.
@@ -214,10 +229,13 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
     /// When none was.
     pub fn finish(&mut self) -> Result<f64> {
         let loss = self.loss.take().expect("a step was submitted");
-        let value = self.backend.download(&loss)[0];
+        let mut value = [self.backend.download(&loss)[0]];
         self.backend.release(loss);
         self.backend.check()?;
-        Ok(f64::from(value))
+        if let Some(group) = self.group {
+            group.average(&mut value)?;
+        }
+        Ok(f64::from(value[0]))
     }
 
     /// The networks with averaged weights, for export.

@@ -1,5 +1,7 @@
 //! Training latents as codes, and the batches of windows that the denoiser trains on.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 use rissole::BlockGrid;
 use rissole::bundle::manifest::{NeighbourSource, Prediction};
@@ -144,6 +146,8 @@ pub(super) struct Subject {
 pub struct Sampler<'a> {
     set: &'a LatentSet,
     settings: BatchSettings<'a>,
+    /// The part of each batch that is drawn; none: all of it.
+    share: Option<Range<usize>>,
     /// Cells of the window at each position.
     cells: Vec<Vec<Option<usize>>>,
     /// Indices within a window of the block's own cells.
@@ -157,7 +161,13 @@ impl<'a> Sampler<'a> {
         let (window, block, margin) = (grid.window(), grid.block(), grid.margin());
         let own =
             (0..block.cells()).map(|i| (i / block.width + margin) * window.width + i % block.width + margin).collect();
-        Self { set, settings, cells: (0..grid.positions()).map(|p| grid.position_cells(p)).collect(), own }
+        let cells = (0..grid.positions()).map(|p| grid.position_cells(p)).collect();
+        Self { set, settings, share: None, cells, own }
+    }
+
+    /// The same, drawing only the samples `share` of each batch. The random state goes on as if all were drawn.
+    pub fn drawing(self, share: Range<usize>) -> Self {
+        Self { share: Some(share), ..self }
     }
 
     /// `count` samples. Each has a generator of its own, so the batch does not depend on threads.
@@ -175,7 +185,8 @@ impl<'a> Sampler<'a> {
         sample: impl Fn(&mut Random) -> T + Sync,
     ) -> Vec<T> {
         let seeds: Vec<u64> = (0..count).map(|_| random.next_u64()).collect();
-        seeds.into_par_iter().map(|seed| sample(&mut Random::new(seed))).collect()
+        let seeds = self.share.as_ref().map_or(seeds.as_slice(), |share| &seeds[share.clone()]);
+        seeds.par_iter().map(|&seed| sample(&mut Random::new(seed))).collect()
     }
 
     /// Timesteps T.

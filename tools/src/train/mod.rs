@@ -6,6 +6,7 @@ pub mod codebook;
 pub mod consistency;
 pub mod decoder;
 pub mod denoiser;
+pub mod group;
 pub mod latents;
 pub mod optimizer;
 pub mod picture_loss;
