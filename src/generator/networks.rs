@@ -78,7 +78,7 @@ impl Measured {
 }
 
 impl Networks {
-    /// The networks of `bundle`, all in RAM, each run once.
+    /// The networks of `bundle`, all in RAM, with the memory for a run of each.
     ///
     /// # Errors
     /// As [`Network::open`] and [`Network::run`].
@@ -87,7 +87,7 @@ impl Networks {
         networks.hold(Stage::Sample)?;
         networks.hold(Stage::Decode)?;
         let held = [&networks.conditioner, &networks.denoiser, &networks.decoder];
-        held.into_iter().flatten().try_for_each(Network::warm_up)?;
+        held.into_iter().flatten().try_for_each(Network::reserve)?;
         Ok(networks)
     }
 
@@ -186,7 +186,7 @@ impl Networks {
     }
 }
 
-/// What conditioner, denoiser and decoder of `bundle` take: each is loaded, run once and let go.
+/// What conditioner, denoiser and decoder of `bundle` take: each is loaded, made ready for a run and let go.
 ///
 /// # Errors
 /// As [`Network::open`] and [`Network::run`].
@@ -197,14 +197,14 @@ pub(super) fn try_out(bundle: &Bundle) -> Result<Trial> {
     Ok(Trial { base, sampling, decoding: measure(bundle, &entries.decoder)? })
 }
 
-/// Loads a network, runs it once and lets it go.
+/// Loads a network, makes it ready for a run and lets it go.
 fn measure(bundle: &Bundle, entry: &NetworkEntry) -> Result<Measured> {
     let base = budget::live_bytes();
     let (network, load_peak) = budget::peak_of(|| Network::open(bundle, entry));
     let network = network?;
     let loaded = budget::live_bytes();
-    let (ran, run_peak) = budget::peak_of(|| network.warm_up());
-    ran?;
+    let (ready, run_peak) = budget::peak_of(|| network.reserve());
+    ready?;
     let after = budget::live_bytes().max(loaded);
     Ok(Measured {
         loaded: loaded.saturating_sub(base),

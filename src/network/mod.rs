@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
@@ -236,7 +236,22 @@ impl Network {
         Ok(())
     }
 
-    /// Runs the network once on zeros: shows that it runs, and what memory that takes.
+    /// Takes now the memory that a run works in, so that a run takes none. What tract will need shows in a run alone:
+    /// there it is [`Self::warm_up`].
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn reserve(&self) -> Result<()> {
+        match &self.runner {
+            Runner::Own(runner) => {
+                runner.reserve();
+                Ok(())
+            }
+            Runner::Tract(_) => self.warm_up(),
+        }
+    }
+
+    /// Runs the network once on zeros: shows that it runs.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -261,11 +276,22 @@ impl OwnRunner {
 
     /// Runs the program in memory that an earlier run has left, if there is any.
     fn run(&self, inputs: &[&[f32]], out: &mut [f32]) {
-        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = idle().pop();
+        let taken = self.idle().pop();
         let mut workspace = taken.unwrap_or_else(|| self.program.workspace());
         self.program.run(inputs, out, &mut workspace);
-        idle().push(workspace);
+        self.idle().push(workspace);
+    }
+
+    /// Leaves memory for a run where there is none.
+    fn reserve(&self) {
+        let mut idle = self.idle();
+        if idle.is_empty() {
+            idle.push(self.program.workspace());
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Workspace>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The loop of every stage that trains: progress bar, curve, checkpoints, Ctrl-C.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rissole::{Error, Result};
 
@@ -31,7 +31,8 @@ impl Run {
     /// Trains until `steps` are done.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] after Ctrl-C, with a checkpoint saved; [`Error::Usage`] when a measure is not finite.
+    /// [`Error::Interrupted`] after Ctrl-C, with a checkpoint saved; [`Error::Usage`] when a measure or a weight is not
+    /// finite, and then the checkpoint stays the last good one.
     pub(super) fn train<T: Training>(&self, stage: Stage, mut training: T, steps: u64) -> Result<()> {
         let (name, path) = (stage.name(), self.product(stage));
         let (parameters, from) = (training.trainer().parameters(), training.trainer().step());
@@ -42,14 +43,14 @@ impl Run {
         let leads = group.leads();
         let mut curve = leads.then(|| Curve::open(&self.curve(stage), &header, from)).transpose()?;
         let bar = if leads { progress(name, steps) } else { indicatif::ProgressBar::hidden() };
-        let mut sums = vec![0.0; T::MEASURES.len()];
+        let (mut sums, mut saved) = (vec![0.0; T::MEASURES.len()], from);
         for step in from + 1..=steps {
             // All stop at the same step, whoever was interrupted.
             let interrupted = group.any(interrupted())?;
             let saves = step == steps || step.is_multiple_of(SAVE_EVERY) || interrupted;
             let measured = training.advance(saves)?;
-            if !measured.iter().all(|v| v.is_finite()) {
-                return Err(Error::Usage(format!("{name}: the loss is not finite at step {step}")));
+            if let Some(wrong) = measured.iter().find(|v| !v.is_finite()) {
+                return Err(diverged(&format!("the loss is {wrong}"), step, saved, &path));
             }
             sums.iter_mut().zip(measured).for_each(|(sum, v)| *sum += v);
             bar.set_position(step);
@@ -63,8 +64,13 @@ impl Run {
             }
             if saves {
                 if leads {
-                    training.trainer().save(&path)?;
+                    let checkpoint = training.trainer().checkpoint()?;
+                    if !checkpoint.is_finite() {
+                        return Err(diverged("the weights are no numbers", step, saved, &path));
+                    }
+                    checkpoint.save(&path)?;
                 }
+                saved = step;
                 if interrupted && step < steps {
                     return Err(Error::Interrupted);
                 }
@@ -87,5 +93,89 @@ impl Run {
     /// Steps that the checkpoint of a stage has done.
     pub(super) fn steps_done(&self, stage: Stage) -> Result<u64> {
         Ok(Checkpoint::load(&self.product(stage))?.map_or(0, |checkpoint| checkpoint.step))
+    }
+}
+
+/// What became of a run that went astray in `step`, with a checkpoint of the step `saved` at `path`, or none.
+fn diverged(what: &str, step: u64, saved: u64, path: &Path) -> Error {
+    let kept = match saved {
+        0 => "no checkpoint was saved before".to_owned(),
+        _ => format!("{} holds step {saved}, the last good one", path.display()),
+    };
+    Error::Usage(format!("training diverged: {what} at step {step}; {kept}. A lower rate or a longer warm-up may help"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluate::features::FeatureArgs;
+    use crate::random::Random;
+    use crate::recipe::Recipe;
+    use clap::Parser;
+
+    /// As the command line wraps the feature network.
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        features: FeatureArgs,
+    }
+
+    /// Training whose loss, or else whose weight, is no number from a step on.
+    struct Failing {
+        step: u64,
+        loss_fails: u64,
+        weight_fails: u64,
+    }
+
+    impl Trainer for Failing {
+        fn parameters(&self) -> usize {
+            1
+        }
+
+        fn step(&self) -> u64 {
+            self.step
+        }
+
+        fn checkpoint(&self) -> Result<Checkpoint> {
+            let mut checkpoint = Checkpoint::new(self.step, String::new(), &Random::new(1));
+            let weight = if self.step >= self.weight_fails { f32::INFINITY } else { 1.0 };
+            checkpoint.tensors.insert("weight".into(), vec![weight]);
+            Ok(checkpoint)
+        }
+    }
+
+    impl Training for Failing {
+        const MEASURES: &'static [&'static str] = &["loss"];
+
+        fn trainer(&self) -> &dyn Trainer {
+            self
+        }
+
+        fn advance(&mut self, _saved_after: bool) -> Result<Vec<f64>> {
+            self.step += 1;
+            Ok(vec![if self.step >= self.loss_fails { f64::NAN } else { 1.0 }])
+        }
+    }
+
+    #[test]
+    fn training_that_diverges_keeps_the_last_good_checkpoint() {
+        let runs = std::env::temp_dir().join(format!("rissole-diverging-{}", std::process::id()));
+        let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/recipes/pictures64.toml");
+        let recipe = Recipe::load(Path::new(recipe)).unwrap();
+        let features = Cli::try_parse_from(["run"]).unwrap().features;
+        let run = Run::new(recipe, &runs, None, features).unwrap();
+        let train = |loss_fails, weight_fails| {
+            let training = Failing { step: 0, loss_fails, weight_fails };
+            run.train(Stage::Denoiser, training, 1000).unwrap_err().to_string()
+        };
+        let none = train(7, u64::MAX);
+        assert!(none.contains("NaN at step 7") && none.contains("no checkpoint"), "{none}");
+        let after = train(SAVE_EVERY + 7, u64::MAX);
+        assert!(after.contains(&format!("denoiser.ckpt holds step {SAVE_EVERY}")), "{after}");
+        let weights = train(u64::MAX, SAVE_EVERY + 7);
+        assert!(weights.contains(&format!("step {}", 2 * SAVE_EVERY)), "{weights}");
+        let kept = Checkpoint::load(&run.product(Stage::Denoiser)).unwrap().unwrap();
+        assert_eq!((kept.step, kept.is_finite()), (SAVE_EVERY, true));
+        std::fs::remove_dir_all(&runs).unwrap();
     }
 }

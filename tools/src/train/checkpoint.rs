@@ -52,6 +52,11 @@ impl Checkpoint {
         Self { step, settings, random: random.state(), tensors: BTreeMap::new() }
     }
 
+    /// Whether every value of every tensor is a finite number.
+    pub fn is_finite(&self) -> bool {
+        self.tensors.values().flatten().all(|v| v.is_finite())
+    }
+
     /// Adds values, moments and averages of all parameters, named after `prefix`.
     pub fn put_params<B: Backend>(&mut self, prefix: &str, backend: &B, set: &ParamSet<B>) {
         for p in &set.params {

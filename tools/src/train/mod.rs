@@ -12,8 +12,6 @@ pub mod optimizer;
 pub mod picture_loss;
 pub mod vqgan;
 
-use std::path::Path;
-
 use checkpoint::Checkpoint;
 use rissole::Result;
 
@@ -30,12 +28,4 @@ pub trait Trainer {
     /// # Errors
     /// As [`crate::backend::Backend::check`]: a device that failed must not overwrite what was saved before.
     fn checkpoint(&self) -> Result<Checkpoint>;
-
-    /// Saves the run, replacing an older checkpoint at `path` only when the new one is whole.
-    ///
-    /// # Errors
-    /// As [`Self::checkpoint`]; [`rissole::Error::Io`].
-    fn save(&self, path: &Path) -> Result<()> {
-        self.checkpoint()?.save(path)
-    }
 }
