@@ -203,7 +203,7 @@ fn numbers_out_of_bounds_are_refused_with_a_reason() {
     let cases: [(Change, &str); 7] = [
         (|o| o.struct_size = 0, "initialized"),
         (|o| o.struct_size = u32::MAX, "initialized"),
-        (|o| o.sampler = 4, "rissole_sampler"),
+        (|o| o.sampler = 5, "rissole_sampler"),
         (|o| o.exclude_self = 3, "exclude_self"),
         (|o| o.steps = u32::MAX, "steps"),
         (|o| o.neighbours = u32::MAX, "neighbours"),
