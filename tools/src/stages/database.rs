@@ -114,7 +114,7 @@ impl Run {
             codes.extend(latent_codes(&database, &grid)?.into_iter().map(u32::from));
         }
         self.write_database(&dataset, &split, &vqgan.codebook, &codes)?;
-        self.mark_done(Stage::Encode)
+        self.mark_done(Stage::Encode, self.settings(Stage::Encode)?)
     }
 
     fn shard_path(&self, Shard { index, of }: Shard) -> PathBuf {

@@ -147,7 +147,7 @@ impl Run {
             self.work(stage)?;
         }
         if self.group.leads() {
-            self.mark_done(stage)?;
+            self.mark_done(stage, settings)?;
         }
         // What the leader wrote is read by the others.
         self.group.average(&mut [0.0])
@@ -167,9 +167,9 @@ impl Run {
         }
     }
 
-    fn mark_done(&self, stage: Stage) -> Result<()> {
+    fn mark_done(&self, stage: Stage, settings: String) -> Result<()> {
         let mut done = self.done()?;
-        done.insert(stage.name().to_owned(), self.settings(stage)?);
+        done.insert(stage.name().to_owned(), settings);
         let text = serde_json::to_vec_pretty(&done).map_err(|e| Error::Internal(e.to_string()))?;
         write_file(&self.dir.join("done.json"), &text)
     }

@@ -192,9 +192,7 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         let (samples, block) = (batch.weights.len(), self.shape.grid.block());
         let target = tape.input("", [samples, block.height, block.width, block.channels], &batch.target);
         let weights = tape.input("", [samples, 1, 1, 1], &batch.weights);
-        let (noisy, timestep, position) = denoiser_inputs(&mut tape, &self.shape, batch, false);
-        let condition = record_conditioner(&mut tape, &self.shape, &self.conditioner, batch, false);
-        let prediction = self.denoiser.apply(&mut tape, noisy, timestep, position, condition);
+        let prediction = record_prediction(&mut tape, &self.shape, (&self.conditioner, &self.denoiser), batch);
         let loss = tape.seed_squared_error(prediction, target, weights);
         tape.backward();
         drop(tape);
@@ -212,9 +210,7 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
     /// As [`Backend::check`].
     pub fn predict(&mut self, batch: &Batch) -> Result<Vec<f32>> {
         let mut tape = Tape::new(self.backend, &mut self.set);
-        let (noisy, timestep, position) = denoiser_inputs(&mut tape, &self.shape, batch, false);
-        let condition = record_conditioner(&mut tape, &self.shape, &self.conditioner, batch, false);
-        let prediction = self.denoiser.apply(&mut tape, noisy, timestep, position, condition);
+        let prediction = record_prediction(&mut tape, &self.shape, (&self.conditioner, &self.denoiser), batch);
         let values = tape.value(prediction);
         self.backend.check()?;
         Ok(values)
@@ -354,6 +350,18 @@ fn record_conditioner<B: Backend>(
         previous: shape.previous_block.then(|| input("previous", window.channels, &batch.previous)),
     };
     conditioner.apply(tape, inputs)
+}
+
+/// Records conditioner and denoiser for training.
+fn record_prediction<B: Backend>(
+    tape: &mut Tape<B>,
+    shape: &DenoiserShape,
+    (conditioner, denoiser): (&Conditioner, &Denoiser),
+    batch: &Batch,
+) -> NodeId {
+    let (noisy, timestep, position) = denoiser_inputs(tape, shape, batch, false);
+    let condition = record_conditioner(tape, shape, conditioner, batch, false);
+    denoiser.apply(tape, noisy, timestep, position, condition)
 }
 
 /// Records the denoiser's inputs but the condition.
