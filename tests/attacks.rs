@@ -39,7 +39,7 @@ fn bundle() -> TempDir {
     let dir = TempDir::new();
     let bundle = common::bundle(dir.path(), common::manifest(INDEPENDENT, NeighbourSource::Database));
     let database = BlockDatabase::open(dir.path().join(DATABASE)).unwrap();
-    let settings = IndexSettings { exact_up_to: 0, ..IndexSettings::default() };
+    let settings = IndexSettings { most_visited: 1.0, exact_up_to: 0, ..IndexSettings::default() };
     build_index(&database, 0, settings, dir.path().join(INDEX)).unwrap();
     common::list_files(dir.path(), bundle.manifest);
     dir

@@ -154,7 +154,7 @@ fn make_the_golden_files() {
     };
     contents.write(dir.join("blocks.rsdb")).unwrap();
     let db = BlockDatabase::open(dir.join("blocks.rsdb")).unwrap();
-    let settings = IndexSettings { connections: 8, exact_up_to: 0, ..IndexSettings::default() };
+    let settings = IndexSettings { connections: 8, most_visited: 1.0, exact_up_to: 0, ..IndexSettings::default() };
     build_index(&db, 0, settings, dir.join("blocks.rshn")).unwrap();
     let names = networks.into_iter().chain(["blocks.rsdb", "blocks.rshn"]);
     let entry = |name: &str| {

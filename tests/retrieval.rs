@@ -68,6 +68,7 @@ const GRAPH: IndexSettings = IndexSettings {
     ef_construction: 200,
     ef_search: 512,
     recall: 0.995,
+    most_visited: 1.0,
     exact_up_to: 0,
     recall_k: 20,
 };
@@ -284,7 +285,8 @@ fn a_small_database_is_scanned() {
     assert_eq!(found, exact_scan(&db, 3, &query, 9, None, &mut b).unwrap());
 }
 
-/// As few nodes are kept as reach the recall asked for; a graph that cannot reach it is not used.
+/// As few nodes are kept as reach the recall asked for; a graph that cannot reach it, or must be looked at too much for
+/// it, is not used.
 #[test]
 fn searches_are_as_wide_as_the_recall_asks_for() {
     let folder = Folder::new("width");
@@ -298,6 +300,9 @@ fn searches_are_as_wide_as_the_recall_asks_for() {
     }
     let narrower = built(0.999, strict.ef_search * 2 / 3);
     assert_eq!((narrower.nodes, narrower.recall), (None, 1.0));
+    let seen =
+        |most_visited| build_index(&db, 0, IndexSettings { recall: 0.999, most_visited, ..GRAPH }, &path).unwrap();
+    assert_eq!((seen(0.9).nodes, seen(0.01).nodes), (strict.nodes, None));
     FrozenIndex::open(&path, &db).unwrap().verify().unwrap();
 }
 

@@ -214,7 +214,7 @@ mod tests {
         let mut added = Collection::new(&old);
         (0..2).try_for_each(|i| added.add(format!("new{i}"), &[i as f32 / 2.0; 8]))?;
         write_revision(&old, &[3].into(), &added.into_contents(), edition.database_path())?;
-        let settings = IndexSettings { exact_up_to: 0, ..IndexSettings::default() };
+        let settings = IndexSettings { most_visited: 1.0, exact_up_to: 0, ..IndexSettings::default() };
         build_index(&BlockDatabase::open(edition.database_path())?, 0, settings, edition.index_path())?;
         edition.commit(|manifest| manifest.name = "changed".into()).map(drop)
     }

@@ -27,6 +27,9 @@ pub struct IndexSettings {
     /// Recall@k that is reached with as few nodes as possible, pictures as their own neighbours or not. Where not even
     /// `ef_search` nodes reach it, there is no graph and the database is scanned.
     pub recall: f32,
+    /// Most of the nodes that a search may look at on average, as a share of the pictures, for there to be a graph: one
+    /// node costs what 2 (4,000 pictures) to 4 (20,000) pictures cost a scan.
+    pub most_visited: f32,
     /// A database of at most so many pictures gets no graph and is scanned.
     pub exact_up_to: usize,
     /// The k at which recall is measured (less where there are fewer pictures).
@@ -38,7 +41,15 @@ const MAX_CONNECTIONS: usize = 128;
 
 impl Default for IndexSettings {
     fn default() -> Self {
-        Self { connections: 16, ef_construction: 200, ef_search: 512, recall: 0.995, exact_up_to: 2000, recall_k: 20 }
+        Self {
+            connections: 16,
+            ef_construction: 200,
+            ef_search: 512,
+            recall: 0.995,
+            most_visited: 0.25,
+            exact_up_to: 2000,
+            recall_k: 20,
+        }
     }
 }
 
@@ -53,6 +64,7 @@ impl IndexSettings {
             && (1..=4096).contains(&self.ef_construction)
             && (1..=MAX_EF as usize).contains(&self.ef_search)
             && (0.0..=1.0).contains(&self.recall)
+            && (0.0..=1.0).contains(&self.most_visited)
             && (1..=4096).contains(&self.recall_k);
         match ok {
             true => Ok(()),
@@ -113,7 +125,7 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// Measures `graph`, and drops it where it falls short; without one the index says that the database is scanned.
+    /// Measures `graph`, and drops it where it falls short or is slower than a scan; without one the index says that the database is scanned.
     pub fn new(
         db: &BlockDatabase,
         position: usize,
@@ -138,11 +150,16 @@ impl Draft {
         };
         let Some(graph) = graph else { return Ok(Self { head, graph }) };
         let exam = Exam::new(db, position, settings.recall_k)?;
-        let mut reached = [0.0; 2];
+        let (mut reached, mut visited) = ([0.0; 2], 0.0);
         for ef in steps_up_to(settings.ef_search) {
             let at = At { db, position, ef };
-            reached = [exam.recall(&graph, at, false)?, exam.recall(&graph, at, true)?];
+            let marks = [exam.mark(&graph, at, false)?, exam.mark(&graph, at, true)?];
+            (reached, visited) = (marks.map(|mark| mark.recall), marks[0].visited.max(marks[1].visited));
+            if visited > settings.most_visited {
+                break;
+            }
             if reached.iter().all(|&recall| recall >= settings.recall) {
+                log::debug!("a search looks at {visited:.3} of the pictures");
                 let [recall, recall_excluding_self] = reached;
                 let (mode, ef_search, entry) = (MODE_GRAPH, ef as u32, graph.entry);
                 let (nodes, levels) = (graph.members.len() as u32, 1 + graph.upper.len() as u32);
@@ -150,7 +167,10 @@ impl Draft {
                 return Ok(Self { head, graph: Some(graph) });
             }
         }
-        log::warn!("the graph's recall is {reached:?} alone, so the database will be scanned");
+        log::info!(
+            "the database will be scanned: looking at {visited:.2} of it, the graph's recall is {:.4}",
+            reached[0].min(reached[1])
+        );
         Ok(Self { head, graph: None })
     }
 
@@ -242,6 +262,15 @@ fn take_graph(hnsw: &Hnsw<'_, u16, CodeDistance<'_>>, members: Vec<Vec<u32>>) ->
     graph
 }
 
+/// What an [`Exam`] finds.
+#[derive(Clone, Copy)]
+struct Mark {
+    /// Share of the true neighbours that are found.
+    recall: f32,
+    /// Nodes that a search looks at on average, as a share of the pictures.
+    visited: f32,
+}
+
 /// Pictures spread over a database as queries, and how far their true neighbours are.
 struct Exam {
     k: usize,
@@ -264,20 +293,22 @@ impl Exam {
         Ok(Self { k, questions: questions.collect::<Result<_>>()? })
     }
 
-    /// Share of the true neighbours that a search finds. A picture as far as the k-th true one counts: ties have no
-    /// order of their own.
-    fn recall(&self, graph: &DraftGraph, at: At<'_>, exclude_self: bool) -> Result<f32> {
-        let k = self.k.min(at.db.images() as usize - usize::from(exclude_self));
+    /// How well searches do. A picture as far as the k-th true one counts as found: ties have no order of their own.
+    fn mark(&self, graph: &DraftGraph, at: At<'_>, exclude_self: bool) -> Result<Mark> {
+        let images = at.db.images() as usize;
+        let k = self.k.min(images - usize::from(exclude_self));
         if k == 0 {
-            return Ok(1.0);
+            return Ok(Mark { recall: 1.0, visited: 0.0 });
         }
         let (mut scratch, mut query) = (SearchScratch::default(), vec![0.0; at.db.block().len()]);
-        let mut found = 0;
+        let (mut found, mut visited) = (0, 0);
         for &(image, bounds) in &self.questions {
             at.db.read_block(image, at.position, &mut query)?;
             let got = search_graph(graph, at, &query, k, exclude_self.then_some(image), &mut scratch)?;
             found += got.iter().filter(|neighbour| neighbour.distance <= bounds[usize::from(exclude_self)]).count();
+            visited += scratch.visited.count();
         }
-        Ok(found as f32 / (k * self.questions.len()) as f32)
+        let asked = self.questions.len();
+        Ok(Mark { recall: found as f32 / (k * asked) as f32, visited: visited as f32 / (images * asked) as f32 })
     }
 }

@@ -52,6 +52,10 @@ impl Visited {
         new
     }
 
+    pub fn count(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
     pub fn contains(&self, node: u32) -> bool {
         self.0[node as usize / 64] & (1 << (node % 64)) != 0
     }
