@@ -188,6 +188,21 @@ fn help_and_version_are_data() {
     }
 }
 
+/// As a package lays it out: the shipped bundle is found from the program, wherever it is started.
+#[test]
+fn an_installed_program_finds_its_bundle() {
+    let desk = Desk::new(INDEPENDENT);
+    fs::create_dir_all(desk.path("usr/bin")).unwrap();
+    fs::create_dir_all(desk.path("usr/share/rissole/models")).unwrap();
+    fs::rename(desk.path("model"), desk.path("usr/share/rissole/models/avatars64")).unwrap();
+    let program = desk.path("usr/bin/rissole");
+    fs::copy(env!("CARGO_BIN_EXE_rissole"), &program).unwrap();
+    let ran =
+        Command::new(program).args(["sample", "--steps", "1", "--out", "a.png"]).current_dir(desk.path("")).output();
+    assert_eq!(ran.unwrap().status.code(), Some(0));
+    assert_eq!(parameters(&desk.path("a.png"))["model"], "tiny");
+}
+
 #[test]
 fn a_bundle_that_is_missing_or_damaged_is_exit_code_3_and_named() {
     let desk = Desk::new(THUMBNAIL_AND_WINDOW);

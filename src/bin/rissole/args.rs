@@ -9,8 +9,8 @@ use rissole::bundle::Storage;
 use rissole::bundle::manifest::SamplerKind;
 use rissole::{Bundle, Error, Options, Result};
 
-/// Where the shipped bundle lies, seen from the project's folder.
-pub const DEFAULT_MODEL: &str = "models/avatars64";
+/// Where the shipped bundle lies, seen from the project's folder, or from `share/rissole` beside an installed program.
+const SHIPPED: &str = "models/avatars64";
 
 /// How much is said, and how.
 #[derive(Debug, Args)]
@@ -30,9 +30,9 @@ pub struct Words {
 /// Which bundle.
 #[derive(Debug, Args)]
 pub struct Model {
-    /// Folder of the bundle
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_MODEL, value_hint = ValueHint::DirPath)]
-    pub model: PathBuf,
+    /// Folder of the bundle [default: models/avatars64 here, or else as installed with the program]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    model: Option<PathBuf>,
     /// Read the bundle's files into memory instead of mapping them, for storage that may change or go away meanwhile;
     /// they then count as allocated
     #[arg(long)]
@@ -42,17 +42,25 @@ pub struct Model {
 impl Model {
     /// Opens the bundle.
     pub fn open(&self) -> Result<Bundle> {
-        if !self.model.is_dir() {
-            let hint = if self.model.as_os_str() == DEFAULT_MODEL {
-                "no such folder here; run in the project's folder or name a bundle with --model DIR"
-            } else {
-                "no such folder; --model must name a folder with a manifest.json"
-            };
-            return Err(Error::file(&self.model, hint));
+        let (folder, hint) = match &self.model {
+            Some(folder) => (folder.clone(), "no such folder; --model must name a folder with a manifest.json"),
+            None => (shipped(), "no such folder here; run in the project's folder or name a bundle with --model DIR"),
+        };
+        if !folder.is_dir() {
+            return Err(Error::file(folder, hint));
         }
         let storage = if self.no_mmap { Storage::Held } else { Storage::Mapped };
-        Bundle::open_from(&self.model, storage)
+        Bundle::open_from(folder, storage)
     }
+}
+
+/// The shipped bundle where it is here or installed; otherwise where it is not.
+fn shipped() -> PathBuf {
+    let here = PathBuf::from(SHIPPED);
+    let program = std::env::current_exe().and_then(std::fs::canonicalize).ok();
+    let prefix = program.as_deref().and_then(|program| program.parent()?.parent());
+    let installed = prefix.map(|prefix| prefix.join("share/rissole").join(SHIPPED));
+    if here.is_dir() { here } else { installed.filter(|folder| folder.is_dir()).unwrap_or(here) }
 }
 
 /// What the machine may spend.

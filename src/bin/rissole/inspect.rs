@@ -152,7 +152,8 @@ fn inspect_bundle(dir: &Path, console: &Console) -> Result<()> {
         }));
     }
     print_rows(&summary(manifest)?, console)?;
-    let found = format!("{}, recall@{} {}", plain(&search["kind"]), search["recall_k"], search["recall"]);
+    let recall = search["recall"].as_f64().unwrap_or_default();
+    let found = format!("{}, recall@{} {recall:.4}", plain(&search["kind"]), search["recall_k"]);
     print_rows(&[row("database", format!("{} pictures", held["pictures"])), row("index", found)], console)?;
     print_map("networks", &networks, console)?;
     print_map("quality", &manifest.quality, console)?;

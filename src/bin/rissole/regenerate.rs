@@ -83,16 +83,17 @@ impl Regenerate {
     }
 
     fn check_model(&self, told: &Parameters, bundle: &Bundle) -> Result<()> {
-        let found = hash_file(&bundle.path_of(Bundle::MANIFEST))?;
+        let manifest = bundle.path_of(Bundle::MANIFEST);
+        let found = hash_file(&manifest)?;
         if found == told.manifest_blake3 {
             return Ok(());
         }
         let (wanted, name) = (&told.manifest_blake3, &bundle.manifest.name);
         let fault = format!(
-            "was made with model {} (manifest {wanted}), but {} is {name} (manifest {found}); name the right one \
-             with --model",
+            "was made with model {} (manifest {wanted}), but {} is that of {name} (manifest {found}); name the right \
+             model with --model",
             told.model,
-            self.model.model.display()
+            manifest.display()
         );
         Err(Error::file(&self.picture, fault))
     }
