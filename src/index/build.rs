@@ -125,7 +125,8 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// Measures `graph`, and drops it where it falls short or is slower than a scan; without one the index says that the database is scanned.
+    /// Measures `graph`, and drops it where it falls short or is slower than a scan; without one the index says that the
+    /// database is scanned.
     pub fn new(
         db: &BlockDatabase,
         position: usize,

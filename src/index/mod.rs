@@ -9,7 +9,8 @@
 //!   and a graph of equal points falls apart. A node stands for all pictures with its codes; results list them
 //!   by ascending image id.
 //!
-//! Small databases have no graph: they are scanned, which is exact.
+//! Small databases have no graph, nor have those whose blocks are so hard to tell apart that a search in one would look
+//! at much of it: they are scanned, which is exact and then faster.
 //!
 //! A [container](crate::container) of kind `rshn` with the sections
 //!
