@@ -612,8 +612,9 @@ enum rissole_status rissole_model_open_memory(const struct rissole_memory_file *
                                               struct rissole_error *error);
 
 /**
- * Opens the bundle whose files `reader` reads, as rissole_model_open does. Each file is read into the heap when it is
- * needed, which a RAM budget counts, and may be asked for again later. Any thread.
+ * Opens the bundle whose files `reader` reads, as rissole_model_open does. Networks are read into the heap while they
+ * are needed, and may be asked for again later; of database and index what a search looks at is read, through a cache of
+ * 256 KiB each. A RAM budget counts all of it. Any thread.
  *
  * # Safety
  * `reader` is NULL or has `struct_size` bytes, and its callbacks may be called until the model and all its generators

@@ -106,7 +106,7 @@ impl FileBytes {
 }
 
 /// The regular file at `path` and its size.
-fn open(path: &Path) -> Result<(File, u64)> {
+pub(crate) fn open(path: &Path) -> Result<(File, u64)> {
     let file = File::open(path).map_err(|e| match e.kind() {
         ErrorKind::NotFound => Error::file(path, "no such file"),
         _ => Error::io(path, e),

@@ -14,6 +14,7 @@ pub mod index;
 mod isa;
 pub mod latent;
 pub mod network;
+mod paged_file;
 pub mod picture;
 pub mod store;
 

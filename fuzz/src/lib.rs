@@ -38,7 +38,7 @@ pub fn database(data: &[u8]) {
         {
             let _ = database.read_block(image, position, &mut block);
         }
-        let _ = (0..images).filter_map(|image| database.name(image)).map(str::len).sum::<usize>();
+        let _ = (0..images).filter_map(|image| database.name(image).ok()?).map(|name| name.len()).sum::<usize>();
         block.fill(0.5);
         let mut scratch = SearchScratch::default();
         if let Ok(found) = exact_scan(&database, 0, &block, images as usize, None, &mut scratch) {

@@ -8,16 +8,19 @@ mod storage;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use edition::Edition;
 pub use manifest::Manifest;
 use manifest::{FileEntry, NetworkEntry};
+use storage::GivenFile;
 pub use storage::{Files, Storage};
 
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::file_bytes::FileBytes;
 use crate::index::FrozenIndex;
+use crate::paged_file::PagedFile;
 use crate::store::BlockDatabase;
 
 /// A bundle whose manifest is consistent and whose files are present in the right size.
@@ -77,8 +80,8 @@ impl Bundle {
     fn open_manifest_from(dir: &Path, storage: Storage) -> Result<Self> {
         let path = dir.join(Self::MANIFEST);
         let text = match &storage {
-            Storage::Given(files) => given_manifest(&path, files.as_ref())?,
-            Storage::Mapped | Storage::Held => read_manifest(&path)?,
+            Storage::Given(files) => given_manifest(&path, files)?,
+            Storage::Mapped | Storage::Read => read_manifest(&path)?,
         };
         let manifest = Manifest::from_json(&text).map_err(|fault| Error::file(&path, fault))?;
         manifest.check().map_err(|e| Error::file(&path, e.to_string()))?;
@@ -93,18 +96,31 @@ impl Bundle {
         let path = self.path_of(name);
         match &self.storage {
             Storage::Mapped => FileBytes::map(&path),
-            Storage::Held => FileBytes::hold(&path),
-            Storage::Given(files) => files.bytes(name).map_err(|e| absent(&path, e)),
+            Storage::Read => FileBytes::hold(&path),
+            Storage::Given(files) => given(files, name).whole().map_err(|e| absent(&path, e)),
         }
     }
 
+    /// The container in the file `name`, all of it in memory.
     pub(crate) fn container(&self, name: &str, kind: [u8; 4]) -> Result<Container> {
         Container::of(self.bytes(name)?, self.path_of(name), kind)
     }
 
-    /// Size in bytes of the file `name` as the manifest says it; 0 where it lists none.
-    pub fn size_of(&self, name: &str) -> u64 {
-        self.manifest.files.iter().find(|entry| entry.name == name).map_or(0, |entry| entry.bytes)
+    /// The container in the file `name`, which may be larger than the memory.
+    fn large_container(&self, name: &str, kind: [u8; 4]) -> Result<Container> {
+        let path = self.path_of(name);
+        match &self.storage {
+            Storage::Mapped => Container::open(path, kind),
+            Storage::Read => Container::open_paged(path, kind),
+            Storage::Given(files) => match files.in_memory(name) {
+                Some(bytes) => Container::of(bytes, path, kind),
+                None => {
+                    let file = given(files, name);
+                    let paged = file.size().and_then(|size| PagedFile::of(Box::new(file), size));
+                    Container::of_paged(paged.map_err(|e| absent(&path, e))?, path, kind)
+                }
+            },
+        }
     }
 
     /// Opens the block database.
@@ -112,7 +128,7 @@ impl Bundle {
     /// # Errors
     /// As [`BlockDatabase::open`].
     pub fn database(&self) -> Result<BlockDatabase> {
-        BlockDatabase::of(self.container(&self.manifest.database, BlockDatabase::KIND)?)
+        BlockDatabase::of(self.large_container(&self.manifest.database, BlockDatabase::KIND)?)
     }
 
     /// Opens the index of `database`, which is [`Self::database`].
@@ -120,7 +136,7 @@ impl Bundle {
     /// # Errors
     /// As [`FrozenIndex::open`].
     pub fn index(&self, database: &BlockDatabase) -> Result<FrozenIndex> {
-        FrozenIndex::of(self.container(&self.manifest.index, FrozenIndex::KIND)?, database)
+        FrozenIndex::of(self.large_container(&self.manifest.index, FrozenIndex::KIND)?, database)
     }
 
     /// File name of the packed form of `network`, and the BLAKE3 of the ONNX file that it must be made from; `None`
@@ -209,12 +225,16 @@ pub fn packed_name(onnx: &str) -> String {
 }
 
 /// The manifest's text, which `files` has.
-fn given_manifest(path: &Path, files: &dyn Files) -> Result<Vec<u8>> {
-    let said = |e| absent(path, e);
-    if files.size(Bundle::MANIFEST).map_err(said)? > Manifest::MAX_BYTES {
+fn given_manifest(path: &Path, files: &Arc<dyn Files>) -> Result<Vec<u8>> {
+    let (said, manifest) = (|e| absent(path, e), given(files, Bundle::MANIFEST));
+    if manifest.size().map_err(said)? > Manifest::MAX_BYTES {
         return Err(too_long(path));
     }
-    Ok(files.bytes(Bundle::MANIFEST).map_err(said)?.bytes().to_vec())
+    Ok(manifest.whole().map_err(said)?.bytes().to_vec())
+}
+
+fn given(files: &Arc<dyn Files>, name: &str) -> GivenFile {
+    GivenFile { files: files.clone(), name: name.to_owned() }
 }
 
 /// The manifest's text, at `path`.

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::file_bytes::FileBytes;
+use crate::paged_file::ReadAt;
 
 /// How the files of a bundle are read.
 #[derive(Debug, Clone, Default)]
@@ -12,8 +13,9 @@ pub enum Storage {
     /// From the bundle's folder, mapped: they take no heap, and must not be cut short meanwhile.
     #[default]
     Mapped,
-    /// From the bundle's folder, each into the heap while it is needed: for storage that may change or go away.
-    Held,
+    /// From the bundle's folder, by reading: networks as a whole, while they are needed; database and index where a
+    /// search looks, through a cache of 256 KiB each. For storage that may change or go away.
+    Read,
     /// From the program.
     Given(Arc<dyn Files>),
 }
@@ -26,25 +28,43 @@ pub trait Files: Debug + Send + Sync {
     /// [`io::ErrorKind::NotFound`] where there is none; whatever else hinders.
     fn size(&self, name: &str) -> io::Result<u64>;
 
-    /// The whole file `name`; asked again whenever it is needed again.
+    /// Fills `out` with the bytes of the file `name` from `offset` on. Networks are read as a whole, again whenever they
+    /// are needed again; of database and index what a search looks at, through a cache of 256 KiB each.
     ///
     /// # Errors
-    /// As [`Self::size`].
-    fn bytes(&self, name: &str) -> io::Result<FileBytes>;
+    /// As [`Self::size`]; [`io::ErrorKind::UnexpectedEof`] where the file ends before.
+    fn read_at(&self, name: &str, offset: u64, out: &mut [u8]) -> io::Result<()>;
 
-    /// Whether what [`Self::bytes`] gives lies in the heap.
-    fn takes_heap(&self) -> bool {
-        true
+    /// The whole file `name` where it lies in memory: it is then not read.
+    fn in_memory(&self, name: &str) -> Option<FileBytes> {
+        let _ = name;
+        None
     }
 }
 
-impl Storage {
-    /// Whether files take heap while they are in use.
-    pub fn takes_heap(&self) -> bool {
-        match self {
-            Self::Mapped => false,
-            Self::Held => true,
-            Self::Given(files) => files.takes_heap(),
+/// One of the files that a program gives.
+#[derive(Debug)]
+pub(super) struct GivenFile {
+    pub files: Arc<dyn Files>,
+    pub name: String,
+}
+
+impl GivenFile {
+    /// All of it.
+    pub fn whole(&self) -> io::Result<FileBytes> {
+        match self.files.in_memory(&self.name) {
+            Some(bytes) => Ok(bytes),
+            None => FileBytes::filled(self.size()?, |bytes| self.read_at(0, bytes)),
         }
+    }
+
+    pub fn size(&self) -> io::Result<u64> {
+        self.files.size(&self.name)
+    }
+}
+
+impl ReadAt for GivenFile {
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.files.read_at(&self.name, offset, out)
     }
 }

@@ -93,8 +93,9 @@ pub unsafe extern "C" fn rissole_model_open_memory(
     }
 }
 
-/// Opens the bundle whose files `reader` reads, as rissole_model_open does. Each file is read into the heap when it is
-/// needed, which a RAM budget counts, and may be asked for again later. Any thread.
+/// Opens the bundle whose files `reader` reads, as rissole_model_open does. Networks are read into the heap while they
+/// are needed, and may be asked for again later; of database and index what a search looks at is read, through a cache of
+/// 256 KiB each. A RAM budget counts all of it. Any thread.
 ///
 /// # Safety
 /// `reader` is NULL or has `struct_size` bytes, and its callbacks may be called until the model and all its generators
@@ -144,15 +145,24 @@ struct Memory(BTreeMap<String, &'static [u8]>);
 
 impl Files for Memory {
     fn size(&self, name: &str) -> io::Result<u64> {
-        Ok(self.bytes(name)?.bytes().len() as u64)
+        Ok(self.get(name)?.len() as u64)
     }
 
-    fn bytes(&self, name: &str) -> io::Result<FileBytes> {
-        self.0.get(name).and_then(|bytes| FileBytes::lend(bytes)).ok_or_else(|| io::ErrorKind::NotFound.into())
+    fn read_at(&self, name: &str, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let bytes = self.get(name)?.get(usize::try_from(offset).unwrap_or(usize::MAX)..);
+        let bytes = bytes.and_then(|bytes| bytes.get(..out.len()));
+        out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
     }
 
-    fn takes_heap(&self) -> bool {
-        false
+    fn in_memory(&self, name: &str) -> Option<FileBytes> {
+        FileBytes::lend(self.0.get(name)?)
+    }
+}
+
+impl Memory {
+    fn get(&self, name: &str) -> io::Result<&'static [u8]> {
+        self.0.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
@@ -176,23 +186,20 @@ impl Files for Reader {
         u64::try_from(size).map_err(|_| io::ErrorKind::NotFound.into())
     }
 
-    fn bytes(&self, name: &str) -> io::Result<FileBytes> {
-        let size = self.size(name)?;
+    fn read_at(&self, name: &str, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let name = CString::new(name)?;
-        FileBytes::filled(size, |bytes| {
-            let mut done = 0;
-            while done < bytes.len() {
-                let rest = &mut bytes[done..];
-                let (buffer, room) = (rest.as_mut_ptr().cast(), rest.len() as u64);
-                // SAFETY: the callback is the caller's; the name lives, and the buffer has room, until it returns.
-                let read = unsafe { (self.read)(name.as_ptr(), done as u64, buffer, room, self.user) };
-                match usize::try_from(read) {
-                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    Ok(read) if read <= rest.len() => done += read,
-                    _ => return Err(io::Error::other(format!("the program's read callback answers {read}"))),
-                }
+        let mut done = 0;
+        while done < out.len() {
+            let rest = &mut out[done..];
+            let (buffer, room) = (rest.as_mut_ptr().cast(), rest.len() as u64);
+            // SAFETY: the callback is the caller's; the name lives, and the buffer has room, until it returns.
+            let read = unsafe { (self.read)(name.as_ptr(), offset + done as u64, buffer, room, self.user) };
+            match usize::try_from(read) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) if read <= rest.len() => done += read,
+                _ => return Err(io::Error::other(format!("the program's read callback answers {read}"))),
             }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 }

@@ -65,11 +65,6 @@ impl Opened {
         let schedule = Schedule::new(diffusion.schedule, diffusion.timesteps)?;
         let sampler = Sampler::new(&schedule, settings.sampler, diffusion.prediction, settings.steps)?;
 
-        if bundle.storage.takes_heap() {
-            let budget = options.ram_budget.filter(|_| budget::is_counting());
-            let held = bundle.size_of(&manifest.database).saturating_add(bundle.size_of(&manifest.index));
-            budget::check(budget::live_bytes().saturating_add(held), budget)?;
-        }
         let database = bundle.database()?;
         check_database(&database, &manifest, settings)?;
         let index = bundle.index(&database)?;

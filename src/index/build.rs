@@ -13,7 +13,7 @@ use super::table::{CodeDistance, between_entries};
 use super::{FrozenIndex, IndexSummary, SearchScratch};
 use crate::container;
 use crate::error::{Error, Result};
-use crate::store::{BlockDatabase, CodeRow};
+use crate::store::{BlockDatabase, RowBuffer};
 
 /// How an index is built and searched.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -197,18 +197,18 @@ fn steps_up_to(most: usize) -> impl Iterator<Item = usize> {
 }
 
 fn build_graph(at: At<'_>, settings: IndexSettings, check: &dyn Fn() -> Result<()>) -> Result<DraftGraph> {
-    let members = equal_blocks(at.db, at.position);
+    let members = equal_blocks(at.db, at.position)?;
     let (nodes, rows) = (members.len(), at.db.rows(at.position));
     let (codebook, channels) = (at.db.codebook_at(at.position), at.db.block().channels);
     let table = between_entries(codebook, channels);
     let distance = CodeDistance::new(codebook, channels, &table);
     let hnsw = Hnsw::new(settings.connections, nodes, MAX_LEVELS as usize, settings.ef_construction, distance);
-    let mut codes = vec![];
+    let (mut codes, mut buffer) = (vec![], RowBuffer::default());
     // One after the other: the order decides the graph.
     for (node, members) in members.iter().enumerate() {
         check()?;
         codes.clear();
-        codes.extend(rows.row(members[0]).iter().map(|code| code as u16));
+        codes.extend(rows.row(members[0], &mut buffer)?.iter().map(|code| code as u16));
         if !distance.knows(&codes) {
             return Err(at.db.unknown_code(members[0], at.position));
         }
@@ -223,18 +223,20 @@ fn build_graph(at: At<'_>, settings: IndexSettings, check: &dyn Fn() -> Result<(
 }
 
 /// The pictures that share a block, for each distinct block, both in order of image id.
-fn equal_blocks(db: &BlockDatabase, position: usize) -> Vec<Vec<u32>> {
-    let rows = db.rows(position);
-    let mut nodes: HashMap<CodeRow<'_>, usize> = HashMap::new();
+fn equal_blocks(db: &BlockDatabase, position: usize) -> Result<Vec<Vec<u32>>> {
+    let (rows, mut buffer) = (db.rows(position), RowBuffer::default());
+    // By BLAKE3, which no two blocks share: the rows themselves need not stay in memory.
+    let mut nodes: HashMap<[u8; 32], usize> = HashMap::new();
     let mut members: Vec<Vec<u32>> = vec![];
     for image in 0..db.images() {
-        let node = *nodes.entry(rows.row(image)).or_insert(members.len());
+        let hash = blake3::hash(rows.row(image, &mut buffer)?.bytes());
+        let node = *nodes.entry(*hash.as_bytes()).or_insert(members.len());
         match members.get_mut(node) {
             Some(members) => members.push(image),
             None => members.push(vec![image]),
         }
     }
-    members
+    Ok(members)
 }
 
 /// Copies the links that hnsw_rs made. It also notes links from a node to levels above its own; those go.
@@ -307,7 +309,7 @@ impl Exam {
             at.db.read_block(image, at.position, &mut query)?;
             let got = search_graph(graph, at, &query, k, exclude_self.then_some(image), &mut scratch)?;
             found += got.iter().filter(|neighbour| neighbour.distance <= bounds[usize::from(exclude_self)]).count();
-            visited += scratch.visited.count();
+            visited += scratch.trail.visited.count();
         }
         let asked = self.questions.len();
         Ok(Mark { recall: found as f32 / (k * asked) as f32, visited: visited as f32 / (images * asked) as f32 })

@@ -11,7 +11,7 @@ use crate::store::BlockDatabase;
 ///
 /// # Errors
 /// [`Error::Usage`] for a position or `k` beyond the database, or a query that is not a block of numbers;
-/// [`Error::File`] where the database has a code that its codebook does not have.
+/// [`Error::File`] where the database has a code that its codebook does not have; [`Error::Io`].
 pub fn exact_scan<'s>(
     db: &BlockDatabase,
     position: usize,
@@ -22,10 +22,10 @@ pub fn exact_scan<'s>(
 ) -> Result<&'s [Neighbour]> {
     check_position(db, position)?;
     check_neighbours(db, k, exclude)?;
-    let distances = Distances::new(db, position, query, &mut scratch.table)?;
+    let mut distances = Distances::new(db, position, query, &mut scratch.table, &mut scratch.row)?;
     scratch.nearest.clear(k);
     for image in (0..db.images()).filter(|&image| Some(image) != exclude) {
-        scratch.nearest.offer(Ranked::new(distances.to(image), image));
+        scratch.nearest.offer(Ranked::new(distances.to(image)?, image));
     }
     check_found(db, position, scratch.nearest.finish())
 }

@@ -36,15 +36,16 @@ impl Graph for DraftGraph {
         self.entry
     }
 
-    fn links(&self, level: usize, node: u32) -> Result<&[u32]> {
-        Ok(match level {
-            0 => &self.ground[node as usize],
-            _ => self.upper[level - 1].get(&node).map_or(&[], Vec::as_slice),
-        })
+    fn links<'a>(&'a self, level: usize, node: u32, _: &'a mut Vec<u32>) -> Result<&'a [u32]> {
+        Ok(self.links_of(level, node))
     }
 
-    fn members(&self, node: u32) -> Result<&[u32]> {
+    fn members<'a>(&'a self, node: u32, _: &'a mut Vec<u32>) -> Result<&'a [u32]> {
         Ok(&self.members[node as usize])
+    }
+
+    fn picture(&self, node: u32) -> Result<u32> {
+        Ok(self.members[node as usize][0])
     }
 }
 
@@ -64,16 +65,28 @@ impl Graph for Ground<'_> {
         self.0.entry
     }
 
-    fn links(&self, level: usize, node: u32) -> Result<&[u32]> {
-        self.0.links(level, node)
+    fn links<'a>(&'a self, level: usize, node: u32, _: &'a mut Vec<u32>) -> Result<&'a [u32]> {
+        Ok(self.0.links_of(level, node))
     }
 
-    fn members(&self, node: u32) -> Result<&[u32]> {
-        self.0.members(node)
+    fn members<'a>(&'a self, node: u32, buffer: &'a mut Vec<u32>) -> Result<&'a [u32]> {
+        self.0.members(node, buffer)
+    }
+
+    fn picture(&self, node: u32) -> Result<u32> {
+        self.0.picture(node)
     }
 }
 
 impl DraftGraph {
+    /// The nodes linked from `node` at `level`; none where the node is not on that level.
+    pub fn links_of(&self, level: usize, node: u32) -> &[u32] {
+        match level {
+            0 => &self.ground[node as usize],
+            _ => self.upper[level - 1].get(&node).map_or(&[], Vec::as_slice),
+        }
+    }
+
     /// Makes every node reachable from the entry on level 0, and returns how many were not: each gets a link
     /// from the nearest node that a search for it finds.
     pub fn mend(&mut self, at: At<'_>) -> Result<usize> {
@@ -87,10 +100,10 @@ impl DraftGraph {
                 continue;
             }
             at.db.read_block(self.members[node as usize][0], at.position, &mut query)?;
-            let SearchScratch { table, visited, beam, .. } = &mut scratch;
-            let distances = Distances::new(at.db, at.position, &query, table)?;
-            walk(&Ground(self), distances, at.ef.min(self.members.len()), visited, beam)?;
-            let mut found = beam.nodes().map(|found| found.id());
+            let SearchScratch { table, row, trail, .. } = &mut scratch;
+            let mut distances = Distances::new(at.db, at.position, &query, table, row)?;
+            walk(&Ground(self), &mut distances, at.ef.min(self.members.len()), trail)?;
+            let mut found = trail.beam.nodes().map(|found| found.id());
             let from = found.find(|&found| self.ground[found as usize].len() < MAX_DEGREE);
             let from = from.ok_or_else(|| Error::Internal("no node can take a link".into()))?;
             self.ground[from as usize].push(node);

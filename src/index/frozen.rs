@@ -10,7 +10,7 @@ use super::scratch::{Ranked, Visited};
 use super::table::Distances;
 use super::walk::{Graph, reach, walk};
 use super::{Neighbour, SearchScratch};
-use crate::container::{Container, Section};
+use crate::container::{Container, Resident, Section};
 use crate::error::{Error, Result};
 use crate::store::BlockDatabase;
 
@@ -51,7 +51,7 @@ struct FrozenGraph {
 #[derive(Debug)]
 struct Level {
     /// The nodes of the level, ascending; `None` on level 0, which has them all.
-    nodes: Option<Section<u32>>,
+    nodes: Option<Resident<u32>>,
     offsets: Section<u32>,
     links: Section<u32>,
 }
@@ -75,8 +75,7 @@ impl FrozenIndex {
     /// As [`Self::open`].
     pub fn of(container: Container, db: &BlockDatabase) -> Result<Self> {
         container.advise_random();
-        let section = container.section_of::<Head>(format::HEAD, 1)?;
-        let head = container.view(&section)[0];
+        let head = container.only::<Head>(format::HEAD)?;
         head.check().map_err(|fault| container.fault(fault))?;
         if head.database != db.content_hash() || head.images != db.images() {
             return Err(container.fault(format!("belongs to another block database than {}", db.path().display())));
@@ -178,13 +177,15 @@ impl FrozenIndex {
         let Some(graph) = &self.graph else { return Ok(None) };
         let view = self.view(graph);
         let lists = |level: usize, nodes: &[u32]| {
-            nodes.iter().map(|&node| Ok((node, view.links(level, node)?.to_vec()))).collect::<Result<BTreeMap<_, _>>>()
+            let links = |node| Ok((node, view.links(level, node, &mut Vec::new())?.to_vec()));
+            nodes.iter().map(|&node| links(node)).collect::<Result<BTreeMap<_, _>>>()
         };
         let upper = graph.levels.iter().enumerate().filter_map(|(level, l)| Some((level, l.nodes.as_ref()?)));
+        let nodes = || 0..self.head.nodes;
         Ok(Some(DraftGraph {
             entry: self.head.entry,
-            members: (0..self.head.nodes).map(|node| Ok(view.members(node)?.to_vec())).collect::<Result<_>>()?,
-            ground: (0..self.head.nodes).map(|node| Ok(view.links(0, node)?.to_vec())).collect::<Result<_>>()?,
+            members: nodes().map(|node| Ok(view.members(node, &mut Vec::new())?.to_vec())).collect::<Result<_>>()?,
+            ground: nodes().map(|node| Ok(view.links(0, node, &mut Vec::new())?.to_vec())).collect::<Result<_>>()?,
             upper: upper.map(|(level, nodes)| lists(level, self.container.view(nodes))).collect::<Result<_>>()?,
         }))
     }
@@ -213,15 +214,15 @@ pub(super) fn search_graph<'s>(
 ) -> Result<&'s [Neighbour]> {
     check_position(at.db, at.position)?;
     check_neighbours(at.db, k, exclude)?;
-    let SearchScratch { table, visited, beam, nearest } = scratch;
-    let distances = Distances::new(at.db, at.position, query, table)?;
+    let SearchScratch { table, row, trail, members, nearest } = scratch;
+    let mut distances = Distances::new(at.db, at.position, query, table, row)?;
     // k + 1 nodes hold k pictures besides the excluded one.
     let ef = at.ef.max(k + 1).min(graph.nodes() as usize);
-    walk(graph, distances, ef, visited, beam)?;
+    walk(graph, &mut distances, ef, trail)?;
 
     nearest.clear(k);
-    for node in beam.nodes() {
-        let pictures = graph.members(node.id())?.iter().filter(|&&image| Some(image) != exclude);
+    for node in trail.beam.nodes() {
+        let pictures = graph.members(node.id(), members)?.iter().filter(|&&image| Some(image) != exclude);
         // A node's pictures are equally far and ascend: after the first that is not wanted, none is.
         pictures.map(|&image| nearest.offer(Ranked::new(node.distance(), image))).take_while(|wanted| *wanted).count();
     }
@@ -233,7 +234,8 @@ impl FrozenGraph {
         let level = |level: usize| {
             let nodes = match level {
                 0 => None,
-                _ => Some(container.section::<u32>(format::nodes(level))?),
+                // One node in M: little enough to be at hand.
+                _ => Some(container.resident(container.section::<u32>(format::nodes(level))?)?),
             };
             let count = nodes.as_ref().map_or(head.nodes as usize, |nodes| container.view(nodes).len());
             let offsets = container.section_of(format::offsets(level), count as u64 + 1)?;
@@ -271,7 +273,7 @@ impl Graph for GraphView<'_> {
         self.head.entry
     }
 
-    fn links(&self, level: usize, node: u32) -> Result<&[u32]> {
+    fn links<'a>(&'a self, level: usize, node: u32, buffer: &'a mut Vec<u32>) -> Result<&'a [u32]> {
         let level = &self.graph.levels[level];
         let slot = match &level.nodes {
             None => node as usize,
@@ -280,32 +282,56 @@ impl Graph for GraphView<'_> {
                 Err(_) => return Ok(&[]),
             },
         };
-        let links = slice_at(self.container.view(&level.offsets), self.container.view(&level.links), slot);
-        links
-            .filter(|links| links.len() <= MAX_DEGREE && links.iter().all(|&link| link < self.head.nodes))
+        self.list(&level.offsets, &level.links, slot, MAX_DEGREE, buffer)?
+            .filter(|links| links.iter().all(|&link| link < self.head.nodes))
             .ok_or_else(|| self.container.fault(format!("the links of node {node} are damaged")))
     }
 
-    fn members(&self, node: u32) -> Result<&[u32]> {
+    fn members<'a>(&'a self, node: u32, buffer: &'a mut Vec<u32>) -> Result<&'a [u32]> {
         let (offsets, members) = (&self.graph.member_offsets, &self.graph.members);
-        slice_at(self.container.view(offsets), self.container.view(members), node as usize)
+        self.list(offsets, members, node as usize, self.head.images as usize, buffer)?
             .filter(|members| !members.is_empty() && members.iter().all(|&image| image < self.head.images))
-            .ok_or_else(|| self.container.fault(format!("the pictures of node {node} are damaged")))
+            .ok_or_else(|| self.damaged_members(node))
+    }
+
+    fn picture(&self, node: u32) -> Result<u32> {
+        let (offsets, members) = (&self.graph.member_offsets, &self.graph.members);
+        let first = self.container.value(offsets, node.into())?;
+        let picture = first.map_or(Ok(None), |first| self.container.value(members, first.into()))?;
+        picture.filter(|&image| image < self.head.images).ok_or_else(|| self.damaged_members(node))
     }
 }
 
-/// `values[offsets[slot]..offsets[slot + 1]]`, where that exists.
-fn slice_at<'a>(offsets: &[u32], values: &'a [u32], slot: usize) -> Option<&'a [u32]> {
-    values.get(*offsets.get(slot)? as usize..*offsets.get(slot + 1)? as usize)
-}
-
 impl GraphView<'_> {
+    /// List `slot` of those that `offsets` divide `values` into; `None` where there is none, or it is longer than
+    /// `most`.
+    fn list<'a>(
+        &'a self,
+        offsets: &'a Section<u32>,
+        values: &'a Section<u32>,
+        slot: usize,
+        most: usize,
+        buffer: &'a mut Vec<u32>,
+    ) -> Result<Option<&'a [u32]>> {
+        let bound = |at: usize| self.container.value(offsets, at as u64);
+        let Some((from, to)) = bound(slot)?.zip(bound(slot + 1)?) else { return Ok(None) };
+        match to.checked_sub(from) {
+            Some(count) if count as usize <= most => self.container.read(values, from.into(), count as usize, buffer),
+            _ => Ok(None),
+        }
+    }
+
+    fn damaged_members(&self, node: u32) -> Error {
+        self.container.fault(format!("the pictures of node {node} are damaged"))
+    }
+
     fn verify_levels(&self) -> Result<()> {
+        let mut buffer = Vec::new();
         for (l, level) in self.graph.levels.iter().enumerate() {
             let fault = |what: &str| Err(self.container.fault(format!("level {l}: {what}")));
-            let offsets = self.container.view(&level.offsets);
-            let links = self.container.view(&level.links).len();
-            if offsets[0] != 0 || offsets[offsets.len() - 1] as usize != links {
+            let offset = |at: u64| self.container.value(&level.offsets, at);
+            let ends = (offset(0)?, offset(level.offsets.len().saturating_sub(1))?.map(u64::from));
+            if ends != (Some(0), Some(level.links.len())) {
                 return fault("its offsets do not span its links");
             }
             let all: Vec<u32>; // level 0 has every node
@@ -321,7 +347,7 @@ impl GraphView<'_> {
                 return fault("its nodes are not in order");
             }
             for &node in nodes {
-                if !self.links(l, node)?.iter().all(|link| nodes.binary_search(link).is_ok()) {
+                if !self.links(l, node, &mut buffer)?.iter().all(|link| nodes.binary_search(link).is_ok()) {
                     return fault("a link leads off the level");
                 }
             }
@@ -330,11 +356,11 @@ impl GraphView<'_> {
     }
 
     fn verify_members(&self) -> Result<()> {
-        let mut seen = Visited::default();
+        let (mut seen, mut buffer) = (Visited::default(), Vec::new());
         seen.clear(self.head.images);
         let mut count = 0;
         for node in 0..self.head.nodes {
-            let members = self.members(node)?;
+            let members = self.members(node, &mut buffer)?;
             let ascending = members.windows(2).all(|pair| pair[0] < pair[1]);
             if !ascending || !members.iter().all(|&image| seen.insert(image)) {
                 return Err(self.container.fault(format!("the pictures of node {node} are not in order")));

@@ -14,7 +14,7 @@ use super::scratch::{Ranked, SearchScratch};
 use super::table::{CodeDistance, Distances, between_entries};
 use super::walk::{Graph, descend, spread};
 use crate::error::{Error, Result};
-use crate::store::BlockDatabase;
+use crate::store::{BlockDatabase, RowBuffer};
 
 /// How many times the nodes may a search have to keep, for the same recall, before a changed graph is built anew.
 const TOLERATED_GROWTH: usize = 2;
@@ -43,7 +43,7 @@ pub fn follow_index_while(
     let kept = old.images().checked_sub(removed.len() as u32).filter(|kept| *kept <= db.images());
     let kept = kept.filter(|_| removed.last().is_none_or(|&last| last < old.images()));
     let kept = kept.ok_or_else(|| Error::Usage("the database does not follow that of the index".into()))?;
-    if !db.rows(before.position).all_below(db.codebook_size_at(before.position)) {
+    if !db.rows(before.position).all_below(db.codebook_size_at(before.position))? {
         return Err(db.fault(format!("position {} holds a code that its codebook does not have", before.position)));
     }
     let worth = kept > old.images() / 2 && !settings.scans(db);
@@ -85,7 +85,7 @@ impl<'a> Gardener<'a> {
             members.retain(|image| removed.binary_search(image).is_err());
             members.iter_mut().for_each(|image| *image -= removed.partition_point(|gone| gone < image) as u32);
         }
-        self.bury(graph);
+        self.bury(graph)?;
         let mut scratch = SearchScratch::default();
         for image in kept..self.at.db.images() {
             check()?;
@@ -102,49 +102,52 @@ impl<'a> Gardener<'a> {
     }
 
     /// Squared distance between the blocks of two nodes that have pictures.
-    fn between(&self, graph: &DraftGraph, a: u32, b: u32) -> f32 {
+    fn between(&self, graph: &DraftGraph, a: u32, b: u32) -> Result<f32> {
         let At { db, position, .. } = self.at;
         let distance = CodeDistance::new(db.codebook_at(position), db.block().channels, &self.table);
-        let row = |node: u32| db.rows(position).row(graph.members[node as usize][0]);
-        distance.rows(row(a), row(b))
+        let [mut one, mut other] = [RowBuffer::default(), RowBuffer::default()];
+        let rows = db.rows(position);
+        Ok(distance.rows(rows.row(graph.picture(a)?, &mut one)?, rows.row(graph.picture(b)?, &mut other)?))
     }
 
     /// Of `candidates`, nearest first, those not nearer to one already taken than to where they are seen from, at
     /// most `degree` (Malkov & Yashunin 2018, algorithm 4).
-    fn choose(&self, graph: &DraftGraph, candidates: impl Iterator<Item = Ranked>, degree: usize) -> Vec<u32> {
+    fn choose(&self, graph: &DraftGraph, candidates: impl Iterator<Item = Ranked>, degree: usize) -> Result<Vec<u32>> {
         let mut chosen: Vec<u32> = Vec::new();
-        for candidate in candidates {
+        'candidates: for candidate in candidates {
             if chosen.len() == degree {
                 break;
             }
-            let near = |&other: &u32| self.between(graph, other, candidate.id()) < candidate.distance();
-            if !chosen.iter().any(near) {
-                chosen.push(candidate.id());
+            for &other in &chosen {
+                if self.between(graph, other, candidate.id())? < candidate.distance() {
+                    continue 'candidates;
+                }
             }
+            chosen.push(candidate.id());
         }
-        chosen
+        Ok(chosen)
     }
 
     /// The links that `node` is to have on `level`, out of `candidates`.
-    fn relink(&self, graph: &DraftGraph, level: usize, node: u32, mut candidates: Vec<u32>) -> Vec<u32> {
+    fn relink(&self, graph: &DraftGraph, level: usize, node: u32, mut candidates: Vec<u32>) -> Result<Vec<u32>> {
         candidates.sort_unstable();
         candidates.dedup();
         candidates.retain(|&other| other != node);
         if candidates.len() <= self.degree(level) {
-            return candidates;
+            return Ok(candidates);
         }
-        let rank = |&other: &u32| Ranked::new(self.between(graph, node, other), other);
-        let mut ranked: Vec<Ranked> = candidates.iter().map(rank).collect();
+        let rank = |&other: &u32| Ok(Ranked::new(self.between(graph, node, other)?, other));
+        let mut ranked: Vec<Ranked> = candidates.iter().map(rank).collect::<Result<_>>()?;
         ranked.sort_unstable();
         self.choose(graph, ranked.into_iter(), self.degree(level))
     }
 
     /// Takes the nodes without pictures out. Who linked to one gets links to where it led (as FreshDiskANN does:
     /// Singh et al. 2021, arXiv 2105.09613, algorithm 4).
-    fn bury(&self, graph: &mut DraftGraph) {
+    fn bury(&self, graph: &mut DraftGraph) -> Result<()> {
         let dead: Vec<bool> = graph.members.iter().map(Vec::is_empty).collect();
         if !dead.contains(&true) {
-            return;
+            return Ok(());
         }
         let is_dead = |node: &u32| dead[*node as usize];
         let nodes = |graph: &DraftGraph, level: usize| -> Vec<u32> {
@@ -155,17 +158,18 @@ impl<'a> Gardener<'a> {
         };
         for level in 0..graph.levels() {
             for node in nodes(graph, level).into_iter().filter(|node| !is_dead(node)) {
-                let links = links_of(graph, level, node);
+                let links = graph.links_of(level, node);
                 if !links.iter().any(is_dead) {
                     continue;
                 }
-                let beyond = links.iter().filter(|link| is_dead(link)).flat_map(|&link| links_of(graph, level, link));
+                let beyond = links.iter().filter(|link| is_dead(link)).flat_map(|&link| graph.links_of(level, link));
                 let candidates = links.iter().chain(beyond).copied().filter(|link| !is_dead(link)).collect();
-                let links = self.relink(graph, level, node, candidates);
+                let links = self.relink(graph, level, node, candidates)?;
                 *links_mut(graph, level, node) = links;
             }
         }
         remove_nodes(graph, &dead);
+        Ok(())
     }
 
     /// Adds `image`: to the node of its block, where there is one, else as a node of its own.
@@ -173,29 +177,28 @@ impl<'a> Gardener<'a> {
         let At { db, position, .. } = self.at;
         let mut query = vec![0.0; db.block().len()];
         db.read_block(image, position, &mut query)?;
-        let SearchScratch { table, visited, beam, .. } = scratch;
-        let distances = Distances::new(db, position, &query, table)?;
-        let rank = |graph: &DraftGraph, node: u32| Ranked::new(distances.to(graph.members[node as usize][0]), node);
+        let SearchScratch { table, row, trail, .. } = scratch;
+        let mut distances = Distances::new(db, position, &query, table, row)?;
 
         let node = graph.nodes();
         let (level, top) = (self.level_of(node), graph.levels() - 1);
-        let entry = rank(graph, graph.entry);
+        let entry = Ranked::new(distances.to(graph.picture(graph.entry)?)?, graph.entry);
         let mut nearest = entry;
         for level in (level + 1..=top).rev() {
-            nearest = descend(graph, level, nearest, |node| Ok(rank(graph, node)))?;
+            nearest = descend(graph, level, nearest, &mut distances, &mut trail.links)?;
         }
         let mut links = Vec::new();
         for level in (0..=level.min(top)).rev() {
             // The entry stands on every level.
-            spread(graph, level, [nearest, entry], distances, self.settings.ef_construction, visited, beam)?;
-            nearest = beam.nodes().next().unwrap_or(nearest);
+            spread(graph, level, [nearest, entry], &mut distances, self.settings.ef_construction, trail)?;
+            nearest = trail.beam.nodes().next().unwrap_or(nearest);
             let own = self.settings.connections * if level == 0 { 2 } else { 1 };
-            links.push((level, self.choose(graph, beam.nodes(), own)));
+            links.push((level, self.choose(graph, trail.beam.nodes(), own)?));
         }
         let rows = db.rows(position);
-        let alike = &mut graph.members[nearest.id() as usize];
-        if rows.row(alike[0]) == rows.row(image) {
-            alike.push(image); // ascending: images come in order
+        let [mut one, mut other] = [RowBuffer::default(), RowBuffer::default()];
+        if rows.row(graph.picture(nearest.id())?, &mut one)? == rows.row(image, &mut other)? {
+            graph.members[nearest.id() as usize].push(image); // ascending: images come in order
             return Ok(());
         }
         graph.members.push(vec![image]);
@@ -209,9 +212,9 @@ impl<'a> Gardener<'a> {
         }
         for (level, chosen) in links {
             for &other in &chosen {
-                let mut back = links_of(graph, level, other).to_vec();
+                let mut back = graph.links_of(level, other).to_vec();
                 back.push(node);
-                let back = self.relink(graph, level, other, back);
+                let back = self.relink(graph, level, other, back)?;
                 *links_mut(graph, level, other) = back;
             }
             *links_mut(graph, level, node) = chosen;
@@ -227,13 +230,6 @@ impl<'a> Gardener<'a> {
         let uniform = (f64::from(u32::from_le_bytes([a, b, c, d])) + 1.0) / (u32::MAX as f64 + 1.0); // in (0, 1]
         let level = -libm::log(uniform) / libm::log(self.settings.connections as f64);
         (level as usize).min(MAX_LEVELS as usize - 1)
-    }
-}
-
-fn links_of(graph: &DraftGraph, level: usize, node: u32) -> &[u32] {
-    match level {
-        0 => &graph.ground[node as usize],
-        _ => graph.upper[level - 1].get(&node).map_or(&[], Vec::as_slice),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BinaryHeap;
 
 use super::Neighbour;
+use crate::store::RowBuffer;
 
 /// Working memory of searches, to be kept between them: once it has served the largest query, no search
 /// allocates.
@@ -10,9 +11,18 @@ use super::Neighbour;
 pub struct SearchScratch {
     /// Distances of the query to every codebook entry, cells × K.
     pub(super) table: Vec<f32>,
-    pub(super) visited: Visited,
-    pub(super) beam: Beam,
+    pub(super) row: RowBuffer,
+    pub(super) trail: Trail,
+    pub(super) members: Vec<u32>,
     pub(super) nearest: Nearest,
+}
+
+/// Working memory of a walk in a graph, and what it found.
+#[derive(Debug, Default)]
+pub(super) struct Trail {
+    pub visited: Visited,
+    pub beam: Beam,
+    pub links: Vec<u32>,
 }
 
 /// An id with its distance, ordered by distance, then id. The bits of non-negative floats ascend with them.

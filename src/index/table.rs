@@ -4,27 +4,34 @@ use hnsw_rs::prelude::Distance;
 
 use crate::error::{Error, Result};
 use crate::isa::{Isa, Task};
-use crate::store::{BlockDatabase, CodeRow, CodeRows, MAX_VALUE};
+use crate::store::{BlockDatabase, MAX_VALUE, Row, RowBuffer, Rows};
 
 /// Most entries of a table: 128 MiB, beside a copy of the codebook. Bounds what a hostile head can make a search allocate.
 const MAX_TABLE: usize = 1 << 25;
 
 /// The distance from one query to every picture's block at one position.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Distances<'a> {
-    rows: CodeRows<'a>,
+    rows: Rows<'a>,
+    row: &'a mut RowBuffer,
     /// Squared distance of the query's cell to the codebook's entry, cells × K.
     table: &'a [f32],
     entries: usize,
 }
 
 impl<'a> Distances<'a> {
-    /// Fills `table` for `query` (C×h×w, unscaled).
+    /// Fills `table` for `query` (C×h×w, unscaled); `row` is working memory.
     ///
     /// # Errors
     /// [`Error::Usage`] where the query is not a block, is not made of numbers within ±1e9, or its table would
     /// be too large.
-    pub fn new(db: &'a BlockDatabase, position: usize, query: &[f32], table: &'a mut Vec<f32>) -> Result<Self> {
+    pub fn new(
+        db: &'a BlockDatabase,
+        position: usize,
+        query: &[f32],
+        table: &'a mut Vec<f32>,
+        row: &'a mut RowBuffer,
+    ) -> Result<Self> {
         let (cells, channels, entries) = (db.block().cells(), db.block().channels, db.codebook_size_at(position));
         if query.len() != db.block().len() {
             return Err(Error::Usage(format!("a query has {} values, not {}", db.block().len(), query.len())));
@@ -44,25 +51,29 @@ impl<'a> Distances<'a> {
         }
         Isa::best().run(Fill { query, planes, entries, sums });
         let table = &table[channels * entries..];
-        Ok(Self { rows: db.rows(position), table, entries })
+        Ok(Self { rows: db.rows(position), row, table, entries })
     }
 
-    /// Reads both ends of the row of `image`: of many rows that are touched in a row, memory gives several at once,
-    /// where those that are summed up one after the other would each be waited for.
+    /// Reads both ends of the row of `image` where it lies in memory: of many rows that are touched in a row, memory
+    /// gives several at once, where those that are summed up one after the other would each be waited for.
     pub fn touch(&self, image: u32) -> usize {
-        match self.rows.row(image) {
-            CodeRow::U8(codes) => usize::from(codes[0] ^ codes[codes.len() - 1]),
-            CodeRow::U16(codes) => usize::from(codes[0] ^ codes[codes.len() - 1]),
+        match self.rows.in_place(image) {
+            Some(Row::U8(codes)) => usize::from(codes[0] ^ codes[codes.len() - 1]),
+            Some(Row::U16(codes)) => usize::from(codes[0] ^ codes[codes.len() - 1]),
+            None => 0,
         }
     }
 
     /// Squared distance to the block of `image`, which must be in the database; infinite where the block has a
     /// code that the codebook does not have.
-    pub fn to(&self, image: u32) -> f32 {
-        match self.rows.row(image) {
-            CodeRow::U8(codes) => sum(codes, self.table, self.entries),
-            CodeRow::U16(codes) => sum(codes, self.table, self.entries),
-        }
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the block cannot be read.
+    pub fn to(&mut self, image: u32) -> Result<f32> {
+        Ok(match self.rows.row(image, self.row)? {
+            Row::U8(codes) => sum(codes, self.table, self.entries),
+            Row::U16(codes) => sum(codes, self.table, self.entries),
+        })
     }
 }
 
@@ -150,7 +161,7 @@ impl<'a> CodeDistance<'a> {
     }
 
     /// The distance between two blocks of the database.
-    pub fn rows(&self, a: CodeRow<'_>, b: CodeRow<'_>) -> f32 {
+    pub fn rows(&self, a: Row<'_>, b: Row<'_>) -> f32 {
         a.iter().zip(b.iter()).map(|(a, b)| self.between(a as u16, b as u16)).sum()
     }
 

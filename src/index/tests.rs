@@ -7,7 +7,7 @@ use super::scratch::Visited;
 use super::table::{CodeDistance, Distances, between_entries};
 use super::walk::{Graph, reach};
 use crate::latent::{BlockGrid, LatentShape};
-use crate::store::{BlockDatabase, DatabaseContents};
+use crate::store::{BlockDatabase, DatabaseContents, RowBuffer};
 
 /// 40 pictures of one 2×2×3 block, in `entries` codes.
 fn database(name: &str, entries: usize) -> BlockDatabase {
@@ -34,7 +34,9 @@ fn all_ways_to_a_distance_agree() {
         let table = between_entries(db.codebook(), 2);
         let (tabled, untabled) =
             (CodeDistance::new(db.codebook(), 2, &table), CodeDistance::new(db.codebook(), 2, &[]));
-        let codes = |image| db.rows(0).row(image).iter().map(|code| code as u16).collect::<Vec<_>>();
+        let codes = |image| {
+            db.rows(0).row(image, &mut RowBuffer::default()).unwrap().iter().map(|code| code as u16).collect::<Vec<_>>()
+        };
         let block = |image| {
             let mut block = vec![0.0; 12];
             db.read_block(image, 0, &mut block).unwrap();
@@ -42,8 +44,8 @@ fn all_ways_to_a_distance_agree() {
         };
         for (a, b) in [(0, 0), (0, 1), (7, 30), (39, 2)] {
             let plain: f32 = block(a).iter().zip(block(b)).map(|(a, b)| (a - b) * (a - b)).sum();
-            let mut table = vec![];
-            let searched = Distances::new(&db, 0, &block(a), &mut table).unwrap().to(b);
+            let (mut table, mut row) = (vec![], RowBuffer::default());
+            let searched = Distances::new(&db, 0, &block(a), &mut table, &mut row).unwrap().to(b).unwrap();
             for distance in [tabled.eval(&codes(a), &codes(b)), untabled.eval(&codes(a), &codes(b)), searched] {
                 assert!((distance - plain).abs() <= 1e-5 * plain, "{distance} is not {plain}");
             }

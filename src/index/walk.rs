@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use super::scratch::{Beam, Ranked, Visited};
+use super::scratch::{Ranked, Trail, Visited};
 use super::table::Distances;
 use crate::error::Result;
 
@@ -14,42 +14,38 @@ pub(super) trait Graph {
     fn levels(&self) -> usize;
     /// The node that every search starts from.
     fn entry(&self) -> u32;
-    /// The nodes linked from `node` at `level`; none where the node is not on that level.
-    fn links(&self, level: usize, node: u32) -> Result<&[u32]>;
-    /// The pictures of `node`, ascending, at least one.
-    fn members(&self, node: u32) -> Result<&[u32]>;
+    /// The nodes linked from `node` at `level`, where they lie or in `buffer`; none where the node is not on that level.
+    fn links<'a>(&'a self, level: usize, node: u32, buffer: &'a mut Vec<u32>) -> Result<&'a [u32]>;
+    /// The pictures of `node`, ascending, at least one, where they lie or in `buffer`.
+    fn members<'a>(&'a self, node: u32, buffer: &'a mut Vec<u32>) -> Result<&'a [u32]>;
+    /// The first picture of `node`, whose block is that of all of them.
+    fn picture(&self, node: u32) -> Result<u32>;
 }
 
-/// Fills `beam` with the nodes nearest to the query that the graph leads to, up to its capacity of `ef`.
+/// Fills the beam of `trail` with the nodes nearest to the query that the graph leads to, up to its capacity of `ef`.
 ///
 /// Holds min(`ef`, nodes reachable from the entry) nodes in the end: the entry node itself is offered on level 0,
 /// so either the beam is full or all that it leads to was followed.
-pub(super) fn walk(
-    graph: &impl Graph,
-    distances: Distances<'_>,
-    ef: usize,
-    visited: &mut Visited,
-    beam: &mut Beam,
-) -> Result<()> {
-    let rank = |node: u32| Ok(Ranked::new(distances.to(graph.members(node)?[0]), node));
-    let entry = rank(graph.entry())?;
+pub(super) fn walk(graph: &impl Graph, distances: &mut Distances<'_>, ef: usize, trail: &mut Trail) -> Result<()> {
+    let entry = Ranked::new(distances.to(graph.picture(graph.entry())?)?, graph.entry());
     let mut nearest = entry;
     for level in (1..graph.levels()).rev() {
-        nearest = descend(graph, level, nearest, rank)?;
+        nearest = descend(graph, level, nearest, distances, &mut trail.links)?;
     }
-    spread(graph, 0, [nearest, entry], distances, ef, visited, beam)
+    spread(graph, 0, [nearest, entry], distances, ef, trail)
 }
 
-/// Fills `beam` with the nodes of `level` nearest to the query that `starts` lead to, up to its capacity of `ef`.
+/// Fills the beam of `trail` with the nodes of `level` nearest to the query that `starts` lead to, up to its capacity of
+/// `ef`.
 pub(super) fn spread(
     graph: &impl Graph,
     level: usize,
     starts: [Ranked; 2],
-    distances: Distances<'_>,
+    distances: &mut Distances<'_>,
     ef: usize,
-    visited: &mut Visited,
-    beam: &mut Beam,
+    trail: &mut Trail,
 ) -> Result<()> {
+    let Trail { visited, beam, links } = trail;
     visited.clear(graph.nodes());
     beam.clear(ef);
     for start in starts {
@@ -58,33 +54,34 @@ pub(super) fn spread(
         }
     }
     while let Some(node) = beam.follow() {
-        let links = graph.links(level, node)?;
+        let links = graph.links(level, node, links)?;
         let mut touched = 0;
         for &link in links.iter().filter(|&&link| !visited.contains(link)) {
-            touched ^= distances.touch(graph.members(link)?[0]);
+            touched ^= distances.touch(graph.picture(link)?);
         }
         black_box(touched);
         for &link in links {
             if visited.insert(link) {
-                beam.offer(Ranked::new(distances.to(graph.members(link)?[0]), link));
+                beam.offer(Ranked::new(distances.to(graph.picture(link)?)?, link));
             }
         }
     }
     Ok(())
 }
 
-/// Goes from `start` to ever nearer nodes of `level`, until none is nearer.
+/// Goes from `start` to ever nearer nodes of `level`, until none is nearer; `buffer` is working memory.
 pub(super) fn descend(
     graph: &impl Graph,
     level: usize,
     start: Ranked,
-    rank: impl Fn(u32) -> Result<Ranked>,
+    distances: &mut Distances<'_>,
+    buffer: &mut Vec<u32>,
 ) -> Result<Ranked> {
     let mut nearest = start;
     loop {
         let from = nearest;
-        for &link in graph.links(level, from.id())? {
-            nearest = nearest.min(rank(link)?);
+        for &link in graph.links(level, from.id(), buffer)? {
+            nearest = nearest.min(Ranked::new(distances.to(graph.picture(link)?)?, link));
         }
         if nearest == from {
             return Ok(nearest);
@@ -98,8 +95,9 @@ pub(super) fn reach(graph: &impl Graph, from: u32, visited: &mut Visited, stack:
     if visited.insert(from) {
         stack.push(from);
     }
+    let mut buffer = Vec::new();
     while let Some(node) = stack.pop() {
-        stack.extend(graph.links(0, node)?.iter().filter(|&&link| visited.insert(link)));
+        stack.extend(graph.links(0, node, &mut buffer)?.iter().filter(|&&link| visited.insert(link)));
     }
     Ok(())
 }

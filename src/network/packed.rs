@@ -21,7 +21,7 @@ use super::lower;
 use super::ops::{Array, Visitor};
 use super::program::Program;
 use crate::bundle::manifest::NetworkEntry;
-use crate::container::{self, Container, Section, SectionId, source};
+use crate::container::{self, Container, Resident, SectionId, source};
 use crate::error::{Error, Result};
 
 pub(super) const KIND: [u8; 4] = *b"rspk";
@@ -37,12 +37,12 @@ const MAX_PROGRAM: usize = 1 << 20;
 #[derive(Debug)]
 pub(in crate::network) struct Blob {
     container: Container,
-    section: Section<u8>,
+    weights: Resident<u8>,
 }
 
 impl Blob {
     pub fn bytes(&self) -> &[u8] {
-        self.container.view(&self.section)
+        self.container.view(&self.weights)
     }
 }
 
@@ -71,19 +71,20 @@ pub(super) fn write(onnx: &Path, entry: &NetworkEntry, packed: &Path) -> Result<
 /// (hexadecimal BLAKE3) and have the signature of `entry`. Its arrays stay in the file.
 pub(super) fn read(container: Container, entry: &NetworkEntry, onnx: &str) -> Result<Program> {
     container.verify()?;
-    let hash = container.section_of::<u8>(ONNX, blake3::OUT_LEN as u64)?;
+    let hash = container.resident(container.section_of::<u8>(ONNX, blake3::OUT_LEN as u64)?)?;
     let made_from = blake3::Hash::from_slice(container.view(&hash)).map_err(|e| container.fault(e.to_string()))?;
     if !made_from.to_hex().eq_ignore_ascii_case(onnx) {
         return Err(container.fault("was packed from another ONNX file"));
     }
     let text = container.section::<u8>(PROGRAM)?;
-    let text = container.view(&text);
-    if text.len() > MAX_PROGRAM {
+    if text.len() > MAX_PROGRAM as u64 {
         return Err(container.fault(format!("its program is longer than {MAX_PROGRAM} bytes")));
     }
-    let mut program: Program = serde_json::from_slice(text).map_err(|e| container.fault(e.to_string()))?;
-    let section = container.section::<u8>(WEIGHTS)?;
-    let blob = Arc::new(Blob { container, section });
+    let text = container.resident(text)?;
+    let mut program: Program =
+        serde_json::from_slice(container.view(&text)).map_err(|e| container.fault(e.to_string()))?;
+    let weights = container.resident(container.section::<u8>(WEIGHTS)?)?;
+    let blob = Arc::new(Blob { container, weights });
     let fault = |fault: String| blob.container.fault(fault);
     program.visit(&mut Binder(&blob)).map_err(fault)?;
     check::check(&program, entry).map_err(fault)?;

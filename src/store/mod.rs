@@ -24,14 +24,15 @@ mod writer;
 
 use std::path::Path;
 
-use crate::container::{Container, Section};
+use crate::container::{Container, Resident, Section};
 use crate::error::{Error, Result};
 use crate::latent::{BlockGrid, LatentShape};
 
 pub use collection::Collection;
 use head::Head;
 pub(crate) use head::MAX_VALUE;
-pub use rows::{CodeRow, CodeRows};
+use rows::Codes;
+pub use rows::{Row, RowBuffer, Rows};
 pub use writer::{DatabaseContents, write_revision};
 
 /// An open block database.
@@ -40,17 +41,10 @@ pub struct BlockDatabase {
     container: Container,
     head: Head,
     grid: BlockGrid,
-    codebook: Section<f32>,
-    thumbnail_codebook: Option<Section<f32>>,
+    codebook: Resident<f32>,
+    thumbnail_codebook: Option<Resident<f32>>,
     codes: Vec<Codes>,
     names: Option<Names>,
-}
-
-/// The codes of one position.
-#[derive(Debug)]
-enum Codes {
-    U8(Section<u8>),
-    U16(Section<u16>),
 }
 
 #[derive(Debug)]
@@ -77,16 +71,18 @@ impl BlockDatabase {
     /// As [`Self::open`].
     pub fn of(container: Container) -> Result<Self> {
         container.advise_random();
-        let section = container.section_of::<Head>(head::HEAD, 1)?;
-        let head = container.view(&section)[0];
+        let head = container.only::<Head>(head::HEAD)?;
         let grid = head.check().map_err(|fault| container.fault(fault))?;
         let channels = grid.latent().channels as u64;
 
-        let codebook = container.section_of(head::codebook(0), u64::from(head.codebook) * channels)?;
+        let book = |which: u32, entries: u32| {
+            container.resident(container.section_of(head::codebook(which), u64::from(entries) * channels)?)
+        };
+        let codebook = book(0, head.codebook)?;
         let mut sections = 2;
         let thumbnail_codebook = match head.thumbnail_codebook {
             0 => None,
-            entries => Some(container.section_of(head::codebook(1), u64::from(entries) * channels)?),
+            entries => Some(book(1, entries)?),
         };
         sections += usize::from(thumbnail_codebook.is_some());
         for book in [Some(&codebook), thumbnail_codebook.as_ref()].into_iter().flatten() {
@@ -117,15 +113,15 @@ impl BlockDatabase {
         self.container.verify()?;
         for position in 0..self.positions() {
             let rows = self.rows(position);
-            if !rows.all_below(self.codebook_size_at(position)) {
+            if !rows.all_below(self.codebook_size_at(position))? {
                 return Err(self.fault(format!("position {position} holds a code that its codebook does not have")));
             }
-            if !rows.padding_is_zero() {
+            if !rows.padding_is_zero()? {
                 return Err(self.fault(format!("the padding of position {position} is not zero")));
             }
         }
         self.verify_names()?;
-        if self.compute_hash() != self.content_hash() {
+        if self.compute_hash()? != self.content_hash() {
             return Err(self.fault("the content hash does not match the content"));
         }
         Ok(())
@@ -203,19 +199,15 @@ impl BlockDatabase {
     ///
     /// # Panics
     /// Where `position` is not below [`Self::positions`].
-    pub fn rows(&self, position: usize) -> CodeRows<'_> {
-        let cells = self.grid.block().cells();
-        match &self.codes[position] {
-            Codes::U8(section) => CodeRows::u8(self.container.view(section), cells),
-            Codes::U16(section) => CodeRows::u16(self.container.view(section), cells),
-        }
+    pub fn rows(&self, position: usize) -> Rows<'_> {
+        Rows::new(&self.container, &self.codes[position], self.images(), self.grid.block().cells())
     }
 
-    /// The h·w codes of `image` at `position`, row-major.
+    /// The h·w codes of `image` at `position`, row-major, where they lie or in `buffer`.
     ///
     /// # Errors
-    /// [`Error::Usage`] where there is no such picture or position.
-    pub fn code_row(&self, image: u32, position: usize) -> Result<CodeRow<'_>> {
+    /// [`Error::Usage`] where there is no such picture or position; [`Error::Io`].
+    pub fn row<'a>(&'a self, image: u32, position: usize, buffer: &'a mut RowBuffer) -> Result<Row<'a>> {
         if image >= self.images() || position >= self.positions() {
             return Err(Error::Usage(format!(
                 "no picture {image} at position {position}: the database holds {} pictures, {} positions",
@@ -223,16 +215,17 @@ impl BlockDatabase {
                 self.positions()
             )));
         }
-        Ok(self.rows(position).row(image))
+        self.rows(position).row(image, buffer)
     }
 
     /// Writes the quantized block of `image` at `position` to `out` (C×h×w, unscaled).
     ///
     /// # Errors
     /// [`Error::Usage`] where there is no such picture or position, or `out` is not a block long;
-    /// [`Error::File`] for a code that the codebook does not have.
+    /// [`Error::File`] for a code that the codebook does not have; [`Error::Io`].
     pub fn read_block(&self, image: u32, position: usize, out: &mut [f32]) -> Result<()> {
-        let row = self.code_row(image, position)?;
+        let mut buffer = RowBuffer::default();
+        let row = self.row(image, position, &mut buffer)?;
         let LatentShape { channels, .. } = self.block();
         if out.len() != self.block().len() {
             return Err(Error::Usage(format!("a block has {} values, not {}", self.block().len(), out.len())));
@@ -249,13 +242,23 @@ impl BlockDatabase {
         Ok(())
     }
 
-    /// The name of `image`, where the database has names.
-    pub fn name(&self, image: u32) -> Option<&str> {
-        let names = self.names.as_ref()?;
-        let offsets = self.container.view(&names.offsets);
-        let (from, to) = (*offsets.get(image as usize)?, *offsets.get(image as usize + 1)?);
-        let text = self.container.view(&names.text).get(from as usize..to as usize)?;
-        std::str::from_utf8(text).ok()
+    /// Whether its pictures have names.
+    pub fn has_names(&self) -> bool {
+        self.names.is_some()
+    }
+
+    /// The name of `image`, where the database has names; `None` also for a name that is damaged.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn name(&self, image: u32) -> Result<Option<String>> {
+        let Some(Names { offsets, text }) = &self.names else { return Ok(None) };
+        let end = |at: u64| self.container.value(offsets, at);
+        let Some((from, to)) = end(image.into())?.zip(end(u64::from(image) + 1)?) else { return Ok(None) };
+        let mut buffer = Vec::new();
+        let Some(length) = to.checked_sub(from) else { return Ok(None) };
+        let name = self.container.read(text, from.into(), length as usize, &mut buffer)?;
+        Ok(name.and_then(|name| std::str::from_utf8(name).ok()).map(str::to_owned))
     }
 
     /// BLAKE3 of what decides the content: shapes, codebooks and codes, not the names. Stored; [`Self::verify`]
@@ -274,26 +277,30 @@ impl BlockDatabase {
         self.fault(format!("picture {image} has a code at position {position} that the codebook does not have"))
     }
 
-    fn compute_hash(&self) -> [u8; 32] {
+    fn compute_hash(&self) -> Result<[u8; 32]> {
         let mut hasher = self.head.hasher();
         for book in [Some(self.codebook()), self.thumbnail_codebook()].into_iter().flatten() {
             hasher.update(bytemuck::cast_slice(book));
         }
         for position in 0..self.positions() {
-            hasher.update(self.rows(position).bytes(0..self.images()));
+            self.rows(position).each_piece(0..self.images(), |rows| {
+                hasher.update(rows);
+            })?;
         }
-        *hasher.finalize().as_bytes()
+        Ok(*hasher.finalize().as_bytes())
     }
 
     fn verify_names(&self) -> Result<()> {
-        let Some(names) = &self.names else { return Ok(()) };
-        let offsets = self.container.view(&names.offsets);
-        let length = self.container.view(&names.text).len();
-        let complete = offsets[0] == 0 && offsets[offsets.len() - 1] as usize == length;
-        match (0..self.images()).find(|&image| self.name(image).is_none()) {
-            Some(image) => Err(self.fault(format!("the name of picture {image} is damaged"))),
-            None if !complete => Err(self.fault("there is text that is no picture's name")),
-            None => Ok(()),
+        let Some(Names { offsets, text }) = &self.names else { return Ok(()) };
+        let end = |at: u64| self.container.value(offsets, at);
+        for image in 0..self.images() {
+            if self.name(image)?.is_none() {
+                return Err(self.fault(format!("the name of picture {image} is damaged")));
+            }
+        }
+        match (end(0)?, end(self.images().into())?) {
+            (Some(0), Some(last)) if u64::from(last) == text.len() => Ok(()),
+            _ => Err(self.fault("there is text that is no picture's name")),
         }
     }
 }

@@ -1,6 +1,11 @@
-//! Rows of codes as they lie in the file.
+//! Rows of codes, read where they lie in the file or by way of a buffer.
 
 use std::ops::Range;
+
+use bytemuck::Pod;
+
+use crate::container::{Container, Section};
+use crate::error::Result;
 
 /// Codes from one row to the next for rows of `cells` codes: see the module documentation of the store.
 pub(super) fn stride<T>(cells: usize) -> usize {
@@ -9,70 +14,128 @@ pub(super) fn stride<T>(cells: usize) -> usize {
     padded / size_of::<T>()
 }
 
+/// The sections of the codes of one position.
+#[derive(Debug)]
+pub(super) enum Codes {
+    U8(Section<u8>),
+    U16(Section<u16>),
+}
+
 /// The codes of all pictures at one position. A view, cheap to copy.
 #[derive(Debug, Clone, Copy)]
-pub struct CodeRows<'a> {
-    codes: CodeRow<'a>,
+pub struct Rows<'a> {
+    container: &'a Container,
+    codes: &'a Codes,
+    images: u32,
     cells: usize,
-    stride: usize,
+}
+
+/// Where a row is read to that is not in memory; to be kept between reads.
+#[derive(Debug, Default)]
+pub struct RowBuffer {
+    bytes: Vec<u8>,
+    words: Vec<u16>,
 }
 
 /// The h·w codes of one block, row-major.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum CodeRow<'a> {
+pub enum Row<'a> {
     /// Of a codebook with at most 256 entries.
     U8(&'a [u8]),
     /// Of a larger one.
     U16(&'a [u16]),
 }
 
-impl<'a> CodeRows<'a> {
-    pub(super) fn u8(codes: &'a [u8], cells: usize) -> Self {
-        Self { codes: CodeRow::U8(codes), cells, stride: stride::<u8>(cells) }
+impl<'a> Rows<'a> {
+    pub(super) fn new(container: &'a Container, codes: &'a Codes, images: u32, cells: usize) -> Self {
+        Self { container, codes, images, cells }
     }
 
-    pub(super) fn u16(codes: &'a [u16], cells: usize) -> Self {
-        Self { codes: CodeRow::U16(codes), cells, stride: stride::<u16>(cells) }
-    }
-
-    /// The codes of `image`.
+    /// The codes of `image`, where they lie or in `buffer`.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) where they cannot be read.
     ///
     /// # Panics
     /// Where there is no such picture.
-    pub fn row(&self, image: u32) -> CodeRow<'a> {
-        let start = image as usize * self.stride;
+    #[inline]
+    pub fn row<'b>(&self, image: u32, buffer: &'b mut RowBuffer) -> Result<Row<'b>>
+    where
+        'a: 'b,
+    {
+        let row = match self.codes {
+            Codes::U8(codes) => self.row_of(codes, image, &mut buffer.bytes)?.map(Row::U8),
+            Codes::U16(codes) => self.row_of(codes, image, &mut buffer.words)?.map(Row::U16),
+        };
+        Ok(row.unwrap_or_else(|| panic!("picture {image} of {}", self.images)))
+    }
+
+    #[inline]
+    fn row_of<'b, T: Pod>(&self, codes: &'b Section<T>, image: u32, buffer: &'b mut Vec<T>) -> Result<Option<&'b [T]>>
+    where
+        'a: 'b,
+    {
+        self.container.read(codes, self.start::<T>(image), self.cells, buffer)
+    }
+
+    /// Where the row of `image` starts in its section.
+    #[inline]
+    fn start<T>(&self, image: u32) -> u64 {
+        u64::from(image) * stride::<T>(self.cells) as u64
+    }
+
+    /// The codes of `image` where they lie in memory.
+    #[inline]
+    pub(crate) fn in_place(&self, image: u32) -> Option<Row<'a>> {
         match self.codes {
-            CodeRow::U8(codes) => CodeRow::U8(&codes[start..start + self.cells]),
-            CodeRow::U16(codes) => CodeRow::U16(&codes[start..start + self.cells]),
+            Codes::U8(codes) => self.container.in_place(codes, self.start::<u8>(image), self.cells).map(Row::U8),
+            Codes::U16(codes) => self.container.in_place(codes, self.start::<u16>(image), self.cells).map(Row::U16),
         }
     }
 
-    /// The rows of `images` as they lie in the file, padding included.
-    pub(super) fn bytes(&self, images: Range<u32>) -> &'a [u8] {
-        let range = images.start as usize * self.stride..images.end as usize * self.stride;
+    /// Gives `take` the rows of `images` as they lie in the file, padding included, in order and in pieces.
+    pub(super) fn each_piece(&self, images: Range<u32>, mut take: impl FnMut(&[u8])) -> Result<()> {
         match self.codes {
-            CodeRow::U8(codes) => &codes[range],
-            CodeRow::U16(codes) => bytemuck::cast_slice(&codes[range]),
+            Codes::U8(codes) => self.each_piece_of(codes, images, take),
+            Codes::U16(codes) => self.each_piece_of(codes, images, |codes| take(bytemuck::cast_slice(codes))),
         }
+    }
+
+    fn each_piece_of<T: Pod>(&self, codes: &Section<T>, images: Range<u32>, take: impl FnMut(&[T])) -> Result<()> {
+        self.container.each_piece_of(codes, self.start::<T>(images.start)..self.start::<T>(images.end), take)
     }
 
     /// Whether every code (padding included) is below `entries`.
-    pub(crate) fn all_below(&self, entries: usize) -> bool {
-        self.codes.iter().all(|code| code < entries)
+    pub(crate) fn all_below(&self, entries: usize) -> Result<bool> {
+        let (mut below, all) = (true, 0..self.images);
+        match self.codes {
+            Codes::U8(codes) => {
+                self.each_piece_of(codes, all, |codes| below &= codes.iter().all(|&code| usize::from(code) < entries))?;
+            }
+            Codes::U16(codes) => {
+                self.each_piece_of(codes, all, |codes| below &= codes.iter().all(|&code| usize::from(code) < entries))?;
+            }
+        }
+        Ok(below)
     }
 
-    pub(super) fn padding_is_zero(&self) -> bool {
-        fn check<T: Copy + Into<usize>>(codes: &[T], stride: usize, cells: usize) -> bool {
-            codes.chunks_exact(stride).all(|row| row[cells..].iter().all(|&code| code.into() == 0))
-        }
-        match self.codes {
-            CodeRow::U8(codes) => check(codes, self.stride, self.cells),
-            CodeRow::U16(codes) => check(codes, self.stride, self.cells),
-        }
+    pub(super) fn padding_is_zero(&self) -> Result<bool> {
+        let (stride, length) = match self.codes {
+            Codes::U8(_) => (stride::<u8>(self.cells), self.cells),
+            Codes::U16(_) => (2 * stride::<u16>(self.cells), 2 * self.cells),
+        };
+        let (mut zero, mut at) = (true, 0);
+        self.each_piece(0..self.images, |bytes| {
+            for &byte in bytes {
+                zero &= at < length || byte == 0;
+                at = if at + 1 == stride { 0 } else { at + 1 };
+            }
+        })?;
+        Ok(zero)
     }
 }
 
-impl<'a> CodeRow<'a> {
+impl<'a> Row<'a> {
     /// Number of codes, h·w.
     pub fn len(&self) -> usize {
         match self {
@@ -84,6 +147,14 @@ impl<'a> CodeRow<'a> {
     /// True for a row without codes, which no database has.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The codes as bytes, little-endian.
+    pub(crate) fn bytes(self) -> &'a [u8] {
+        match self {
+            Self::U8(codes) => codes,
+            Self::U16(codes) => bytemuck::cast_slice(codes),
+        }
     }
 
     /// The codes in order. They may lie beyond the codebook: look up with `get`.

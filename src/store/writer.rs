@@ -1,5 +1,6 @@
 //! Writing a block database.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::ops::Range;
@@ -85,8 +86,8 @@ impl<'a> Kept<'a> {
         self.images.iter().map(|range| range.len()).sum()
     }
 
-    fn names(&self) -> impl Iterator<Item = &str> {
-        self.images.iter().cloned().flatten().map(|image| self.db.name(image).unwrap_or_default())
+    fn names(&self) -> impl Iterator<Item = Result<String>> {
+        self.images.iter().cloned().flatten().map(|image| Ok(self.db.name(image)?.unwrap_or_default()))
     }
 }
 
@@ -139,7 +140,7 @@ impl Draft<'_> {
         }
         let (rows, cols) = grid.rows_cols();
         let kept = self.kept.as_ref().map_or(0, Kept::images);
-        let named = !names.is_empty() || self.kept.as_ref().is_some_and(|kept| kept.db.name(0).is_some());
+        let named = !names.is_empty() || self.kept.as_ref().is_some_and(|kept| kept.db.has_names());
         let head = Head {
             images: u32::try_from(kept + added).map_err(|_| "too many pictures")?,
             channels: latent.channels as u32,
@@ -170,9 +171,6 @@ impl Draft<'_> {
         if !names.is_empty() && names.len() != added {
             return Err(format!("{} names are given for {added} pictures", names.len()));
         }
-        if u32::try_from(self.names().map(str::len).sum::<usize>()).is_err() {
-            return Err("the names are longer than 4 GiB".into());
-        }
         Ok(head)
     }
 
@@ -181,7 +179,16 @@ impl Draft<'_> {
     fn write_rows(&self, position: usize, wide: bool, out: &mut dyn Write) -> io::Result<()> {
         if let Some(kept) = &self.kept {
             let rows = kept.db.rows(position);
-            kept.images.iter().try_for_each(|images| out.write_all(rows.bytes(images.clone())))?;
+            for images in &kept.images {
+                let mut written = Ok(());
+                let read = rows.each_piece(images.clone(), |bytes| {
+                    if written.is_ok() {
+                        written = out.write_all(bytes);
+                    }
+                });
+                read.map_err(io::Error::other)?;
+                written?;
+            }
         }
         let cells = self.added.grid.block().cells();
         let (stride8, stride16) = (rows::stride::<u8>(cells), rows::stride::<u16>(cells));
@@ -198,9 +205,10 @@ impl Draft<'_> {
     }
 
     /// The name of each picture, empty where it has none.
-    fn names(&self) -> impl Iterator<Item = &str> {
+    fn names(&self) -> impl Iterator<Item = io::Result<Cow<'_, str>>> {
+        let kept = self.kept.iter().flat_map(Kept::names);
         let added = (0..self.added.images()).map(|i| self.added.names.get(i).map_or("", String::as_str));
-        self.kept.iter().flat_map(Kept::names).chain(added)
+        kept.map(|name| name.map(Cow::Owned).map_err(io::Error::other)).chain(added.map(|name| Ok(name.into())))
     }
 
     /// Where each name starts in the text, and where the last ends.
@@ -208,11 +216,15 @@ impl Draft<'_> {
         let mut end = 0u32;
         out.write_all(&end.to_le_bytes())?;
         self.names().try_for_each(|name| {
-            end += name.len() as u32; // checked: the sum fits
+            end = u32::try_from(name?.len())
+                .ok()
+                .and_then(|length| end.checked_add(length))
+                .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the names are longer than 4 GiB"))?;
             out.write_all(&end.to_le_bytes())
         })
     }
+
     fn write_name_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        self.names().try_for_each(|name| out.write_all(name.as_bytes()))
+        self.names().try_for_each(|name| out.write_all(name?.as_bytes()))
     }
 }

@@ -33,8 +33,8 @@ pub struct Model {
     /// Folder of the bundle [default: models/avatars64 here, or else as installed with the program]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     model: Option<PathBuf>,
-    /// Read the bundle's files into memory instead of mapping them, for storage that may change or go away meanwhile;
-    /// they then count as allocated
+    /// Read the bundle's files instead of mapping them, for storage that may change or go away meanwhile: database and
+    /// index where a search looks, the rest into memory; what is read then counts as allocated
     #[arg(long)]
     pub no_mmap: bool,
 }
@@ -49,7 +49,7 @@ impl Model {
         if !folder.is_dir() {
             return Err(Error::file(folder, hint));
         }
-        let storage = if self.no_mmap { Storage::Held } else { Storage::Mapped };
+        let storage = if self.no_mmap { Storage::Read } else { Storage::Mapped };
         Bundle::open_from(folder, storage)
     }
 }

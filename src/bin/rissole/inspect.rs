@@ -117,7 +117,7 @@ fn database(database: &BlockDatabase) -> Value {
         "block": [block.channels, block.height, block.width],
         "codebook": database.codebook_size(),
         "thumbnail_codebook": database.thumbnail_codebook_size(),
-        "named": database.name(0).is_some(),
+        "named": database.has_names(),
         "bytes": database.len_bytes(),
         "content_blake3": hash,
     })

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use rissole::index::{IndexSettings, build_index_while};
-use rissole::store::{BlockDatabase, DatabaseContents};
+use rissole::store::{BlockDatabase, DatabaseContents, RowBuffer};
 use rissole::{BlockGrid, Error, Result};
 
 use super::{Run, Stage, interrupted, normalised, progress};
@@ -107,8 +107,8 @@ impl Run {
             let database = BlockDatabase::open(&path)?;
             database.verify()?;
             let expected = names(&dataset, &split.train[shard.range(split.train.len())]);
-            let found = (0..database.images()).map(|image| database.name(image).unwrap_or_default());
-            if database.codebook() != vqgan.codebook.entries || !found.eq(expected.iter().map(String::as_str)) {
+            let found = (0..database.images()).map(|image| Ok(database.name(image)?.unwrap_or_default()));
+            if database.codebook() != vqgan.codebook.entries || found.collect::<Result<Vec<_>>>()? != expected {
                 return Err(Error::file(&path, "made of other pictures or with another VQ-GAN; encode it again"));
             }
             codes.extend(latent_codes(&database, &grid)?.into_iter().map(u32::from));
@@ -201,10 +201,10 @@ fn block_codes(grid: &BlockGrid, codes: &[u32]) -> Vec<Vec<u16>> {
 /// Codes of all latents of a database, `N × H·W`: the other way round.
 pub(super) fn latent_codes(database: &BlockDatabase, grid: &BlockGrid) -> Result<Vec<u16>> {
     let (images, cells) = (database.images(), grid.latent().cells());
-    let mut codes = vec![0u16; images as usize * cells];
+    let (mut codes, mut buffer) = (vec![0u16; images as usize * cells], RowBuffer::default());
     for (image, latent) in (0..images).zip(codes.chunks_exact_mut(cells)) {
         for block in 0..grid.blocks() {
-            let row = database.code_row(image, grid.position_of(block))?;
+            let row = database.row(image, grid.position_of(block), &mut buffer)?;
             grid.block_cells(block).zip(row.iter()).for_each(|(cell, code)| latent[cell] = code as u16);
         }
     }

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use rissole::diffusion::Schedule;
 use rissole::index::{FrozenIndex, SearchScratch};
-use rissole::store::BlockDatabase;
+use rissole::store::{BlockDatabase, RowBuffer};
 use rissole::{Error, Result};
 
 use super::database::latent_codes;
@@ -85,8 +85,9 @@ impl Run {
         let images = database.images();
         let mut thumbnail_codes = Vec::new();
         if grid.has_thumbnail() {
+            let mut buffer = RowBuffer::default();
             for image in 0..images {
-                thumbnail_codes.extend(database.code_row(image, 0)?.iter().map(|code| code as u16));
+                thumbnail_codes.extend(database.row(image, 0, &mut buffer)?.iter().map(|code| code as u16));
             }
         }
         log::info!("denoiser: looking up {} neighbours of {images} pictures", config.neighbours);

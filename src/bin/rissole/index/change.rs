@@ -130,11 +130,15 @@ fn chosen(database: &BlockDatabase, choices: &[OsString]) -> Result<BTreeSet<u32
                 return Err(Error::Usage(format!("no picture {id}: the database holds {}", database.images())));
             }
             Choice::Name(name) => {
-                let named: Vec<u32> = (0..database.images()).filter(|&i| database.name(i) == Some(&name)).collect();
-                if named.is_empty() {
+                let mut named = false;
+                for image in 0..database.images() {
+                    if database.name(image)?.as_ref() == Some(&name) {
+                        (named, _) = (true, chosen.insert(image));
+                    }
+                }
+                if !named {
                     return Err(Error::Usage(format!("the database has no picture named {name:?}")));
                 }
-                chosen.extend(named);
             }
         }
         log::debug!("{choice:?} means {} pictures more", chosen.len() - before);

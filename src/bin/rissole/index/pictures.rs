@@ -39,8 +39,9 @@ pub fn encode(
         true => {
             let database = generator.database();
             let names: HashSet<&str> = files.iter().map(|(_, name)| name.as_str()).collect();
-            let held = (0..database.images()).filter_map(|image| database.name(image));
-            held.filter(|name| names.contains(name)).map(str::to_owned).collect()
+            let held = (0..database.images()).filter_map(|image| database.name(image).transpose());
+            held.filter(|name| name.as_ref().map_or(true, |name| names.contains(name.as_str())))
+                .collect::<Result<_>>()?
         }
         false => HashSet::new(),
     };
