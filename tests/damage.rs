@@ -14,13 +14,24 @@ use common::{Random, TempDir};
 use rissole::bundle::manifest::{Coherence, FileEntry, Grid, ImageSize, NeighbourSource};
 use rissole::index::{FrozenIndex, IndexSettings, SearchScratch, build_index};
 use rissole::store::{BlockDatabase, DatabaseContents};
-use rissole::{Bundle, Error, LatentShape, Result};
+use rissole::{BlockGrid, Bundle, Error, LatentShape, Result};
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
 /// What opening, searching and verifying one of these files may take of the heap at most, whatever its bytes.
 const BOUND: usize = 32 << 10;
+
+/// A graph, however few the pictures.
+const GRAPH: IndexSettings = IndexSettings {
+    connections: 8,
+    ef_construction: 200,
+    ef_search: 512,
+    recall: 0.995,
+    most_visited: 1.0,
+    exact_up_to: 0,
+    recall_k: 20,
+};
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -94,6 +105,34 @@ fn damage_to_a_database_is_found_and_harmless() {
     });
 }
 
+/// Without a codebook.
+#[test]
+fn damage_to_a_database_of_values_is_found_and_harmless() {
+    let dir = TempDir::new();
+    let (path, index) = (dir.path().join("blocks.rsdb"), dir.path().join("blocks.rshn"));
+    values().write(&path).unwrap();
+    build_index(&BlockDatabase::open(&path).unwrap(), 0, GRAPH, &index).unwrap();
+    damage(&path, || {
+        let db = BlockDatabase::open(&path)?;
+        if let Ok(index) = FrozenIndex::open(&index, &db) {
+            search(&db, &index);
+        }
+        db.verify()
+    });
+}
+
+/// 12 pictures of 2×2×2 values, f16 of magnitude 0.5 to 1.
+fn values() -> DatabaseContents {
+    let mut random = Random(2);
+    DatabaseContents {
+        grid: BlockGrid::new(LatentShape { channels: 2, height: 2, width: 2 }, 1, 1, false, 0).unwrap(),
+        codebook: vec![],
+        thumbnail_codebook: None,
+        codes: vec![(0..96).map(|_| random.next() as u16 & 0x83ff | 0x3800).collect()],
+        names: vec![],
+    }
+}
+
 #[test]
 fn damage_to_an_index_is_found_and_harmless() {
     let dir = copy();
@@ -154,8 +193,7 @@ fn make_the_golden_files() {
     };
     contents.write(dir.join("blocks.rsdb")).unwrap();
     let db = BlockDatabase::open(dir.join("blocks.rsdb")).unwrap();
-    let settings = IndexSettings { connections: 8, most_visited: 1.0, exact_up_to: 0, ..IndexSettings::default() };
-    build_index(&db, 0, settings, dir.join("blocks.rshn")).unwrap();
+    build_index(&db, 0, GRAPH, dir.join("blocks.rshn")).unwrap();
     let names = networks.into_iter().chain(["blocks.rsdb", "blocks.rshn"]);
     let entry = |name: &str| {
         let content = fs::read(dir.join(name)).unwrap();

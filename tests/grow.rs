@@ -11,9 +11,10 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::Random;
+use common::{Random, manifest, unquantized};
 use desk::{Desk, INDEPENDENT, THUMBNAIL_AND_WINDOW};
 use rissole::bundle::Edition;
+use rissole::bundle::manifest::NeighbourSource;
 use rissole::index::{FrozenIndex, SearchScratch};
 use rissole::store::{BlockDatabase, RowBuffer};
 use rissole::{Bundle, Manifest};
@@ -42,7 +43,20 @@ fn grown(desk: &Desk, count: u32) {
 
 #[test]
 fn appended_pictures_are_found_and_the_others_stay() {
+    appended(&Desk::new(THUMBNAIL_AND_WINDOW));
+}
+
+#[test]
+fn so_they_are_without_a_codebook() {
     let desk = Desk::new(THUMBNAIL_AND_WINDOW);
+    fs::remove_dir_all(desk.path("model")).unwrap();
+    desk.model("model", unquantized(manifest(THUMBNAIL_AND_WINDOW, NeighbourSource::Database)));
+    appended(&desk);
+    assert!(desk.ok("inspect model").stdout.contains("none: latents are stored as f16"));
+    desk.ok("sample --model model --no-mmap --out b.png");
+}
+
+fn appended(desk: &Desk) {
     let (old, _, before) = sound(&desk.path("model"));
     (0..5).for_each(|i| desk.write_picture(&format!("pictures/p{i}.png"), i * 3, 30, 16));
     fs::write(desk.path("pictures/broken.png"), "no picture").unwrap();

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use common::Random;
 use common::counting::{Counting, allocations, growth};
 use container::mend_checksums;
+use half::f16;
 use rissole::index::{
     FrozenIndex, IndexSettings, Neighbour, SearchScratch, build_index, exact_scan, follow_index_while,
 };
@@ -79,6 +80,17 @@ fn database(folder: &Folder, contents: &DatabaseContents) -> BlockDatabase {
     BlockDatabase::open(path).unwrap()
 }
 
+/// The blocks of `contents` as values, each changed a little at random.
+fn as_values(contents: &DatabaseContents, seed: u64) -> DatabaseContents {
+    let (channels, cells, mut random) = (4, contents.grid.block().cells(), Random(seed));
+    let mut block = |codes: &[u16]| -> Vec<u16> {
+        let value = |i: usize| contents.codebook[usize::from(codes[i % cells]) * channels + i / cells];
+        (0..channels * cells).map(|i| f16::from_f32(value(i) + 0.05 * unit(&mut random)).to_bits()).collect()
+    };
+    let codes = contents.codes.iter().map(|codes| codes.chunks_exact(cells).flat_map(&mut block).collect()).collect();
+    DatabaseContents { codebook: vec![], codes, ..contents.clone() }
+}
+
 /// The oracle of oracles: dequantize, subtract, sort.
 fn naive(db: &BlockDatabase, position: usize, query: &[f32], k: usize, exclude: Option<u32>) -> Vec<Neighbour> {
     let mut block = vec![0.0; query.len()];
@@ -97,9 +109,10 @@ fn naive(db: &BlockDatabase, position: usize, query: &[f32], k: usize, exclude: 
 
 #[test]
 fn the_exact_scan_is_exact() {
-    for entries in [60, 900] {
-        let folder = Folder::new(&format!("exact{entries}"));
-        let db = database(&folder, &clustered(500, 12, entries, 1));
+    for (entries, values) in [(60, false), (900, false), (60, true)] {
+        let folder = Folder::new(&format!("exact{entries}{values}"));
+        let contents = clustered(500, 12, entries, 1);
+        let db = database(&folder, &if values { as_values(&contents, 2) } else { contents });
         let (mut scratch, mut random) = (SearchScratch::default(), Random(2));
         for round in 0..20u32 {
             let query: Vec<f32> = (0..db.block().len()).map(|_| unit(&mut random) * 2.0 - 1.0).collect();
@@ -114,12 +127,18 @@ fn the_exact_scan_is_exact() {
     }
 }
 
-/// Recall, reach, order, self-exclusion, for codes of both widths.
+/// Recall, reach, order, self-exclusion, for codes of both widths, and for values.
 #[test]
 fn a_graph_finds_the_true_neighbours() {
-    for (entries, images) in [(200, 3000), (700, 4000)] {
-        let folder = Folder::new(&format!("graph{entries}"));
-        let db = database(&folder, &clustered(images, 40, entries, 3));
+    for (entries, images, values) in [(200, 3000, false), (700, 4000, false), (200, 3000, true)] {
+        let folder = Folder::new(&format!("graph{entries}{values}"));
+        let mut contents = clustered(images, 40, entries, 3);
+        if values {
+            contents = as_values(&contents, 4);
+            // Equal blocks share a node.
+            contents.codes[1].copy_within(..64, 640);
+        }
+        let db = database(&folder, &contents);
         let path = folder.path("blocks.rshn");
         let summary = build_index(&db, 1, GRAPH, &path).unwrap();
         let index = FrozenIndex::open(&path, &db).unwrap();
@@ -169,9 +188,19 @@ fn recall(db: &BlockDatabase, index: &FrozenIndex, position: usize) -> f64 {
 /// Grown by half and shrunk by a third, in steps, the graph is as good as one built anew.
 #[test]
 fn an_index_follows_its_database() {
-    let folder = Folder::new("follow");
-    let all = clustered(4500, 40, 300, 14);
-    let cells = all.grid.block().cells();
+    let coded = clustered(4500, 40, 300, 14);
+    follow(&coded, coded.grid.block().cells());
+}
+
+#[test]
+fn an_index_of_values_follows_its_database() {
+    let coded = clustered(4500, 40, 300, 14);
+    follow(&as_values(&coded, 5), coded.grid.block().len());
+}
+
+/// `cells` codes a row.
+fn follow(all: &DatabaseContents, cells: usize) {
+    let folder = Folder::new(&format!("follow{cells}"));
     let part = |range: std::ops::Range<usize>| DatabaseContents {
         codes: all.codes.iter().map(|codes| codes[range.start * cells..range.end * cells].to_vec()).collect(),
         ..all.clone()

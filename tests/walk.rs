@@ -2,13 +2,13 @@
 
 mod common;
 
-use common::{TempDir, bundle, manifest};
+use common::{TempDir, bundle, manifest, unquantized};
 use rissole::bundle::manifest::{Coherence, NeighbourSource, SamplerKind};
 use rissole::diffusion::{Noise, Sampler, SamplerState, Schedule, Stream};
 use rissole::generator::{Generator, Options, Query};
 use rissole::network::Network;
 use rissole::store::BlockDatabase;
-use rissole::{Bundle, LatentShape};
+use rissole::{Bundle, LatentShape, Manifest};
 
 const SEED: u64 = 21;
 
@@ -188,8 +188,12 @@ fn put(planes: &mut Planes, values: &[f32], block: LatentShape, (row, col): (i64
 }
 
 fn check(coherence: Coherence, sampler: SamplerKind, neighbours: Option<usize>) {
-    let dir = TempDir::new();
-    let bundle = bundle(dir.path(), manifest(coherence, NeighbourSource::Database));
+    check_manifest(manifest(coherence, NeighbourSource::Database), sampler, neighbours);
+}
+
+fn check_manifest(manifest: Manifest, sampler: SamplerKind, neighbours: Option<usize>) {
+    let (dir, coherence) = (TempDir::new(), manifest.coherence);
+    let bundle = bundle(dir.path(), manifest);
     let options = Options { threads: 2, sampler: Some(sampler), neighbours, ..Options::default() };
     let mut generator = Generator::open(&bundle, &options).unwrap();
     let picture = generator.generate(SEED, &Query::Random, &mut |_| Ok(())).unwrap();
@@ -235,5 +239,15 @@ fn every_mode_walks_as_described() {
                 check(coherence, SamplerKind::DpmSolverPp2m, Some(3));
             }
         }
+    }
+}
+
+/// Blocks are then stored as values.
+#[test]
+fn latents_need_no_codebook() {
+    for (thumbnail, margin) in [(false, 0), (true, 1)] {
+        let coherence = Coherence { thumbnail, margin, position_embedding: thumbnail, previous_block: false };
+        let manifest = unquantized(manifest(coherence, NeighbourSource::Database));
+        check_manifest(manifest, SamplerKind::DpmSolverPp2m, None);
     }
 }

@@ -7,45 +7,51 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rissole::Bundle;
 use rissole::bundle::manifest::NetworkEntry;
 use rissole::container::Container;
 use rissole::index::{FrozenIndex, SearchScratch, exact_scan};
 use rissole::network::Network;
 use rissole::picture::{Parameters, read_png, read_png_text};
 use rissole::store::BlockDatabase;
+use rissole::{Bundle, Result};
 
 /// A container: any file.
 pub fn container(data: &[u8]) {
     each_as_file("container", data, |path| {
-        if let Ok(container) = Container::open(path, BlockDatabase::KIND) {
-            let _ = container.verify();
-        }
+        let found = |container: Result<Container>| {
+            container.and_then(|container| container.verify()).map_err(|e| e.to_string())
+        };
+        let mapped = found(Container::open(path, BlockDatabase::KIND));
+        assert_eq!(found(Container::open_paged(path, BlockDatabase::KIND)), mapped);
     });
 }
 
 /// A block database.
 pub fn database(data: &[u8]) {
     each_as_file("database", data, |path| {
-        let Ok(database) = BlockDatabase::open(path) else { return };
-        let images = database.images().min(20);
-        // What a hostile head asks for is bounded, but not small.
-        if database.block().len() > 1 << 16 {
-            return;
-        }
-        let mut block = vec![0.0; database.block().len()];
-        for (image, position) in (0..images).flat_map(|image| (0..database.positions().min(9)).map(move |p| (image, p)))
-        {
-            let _ = database.read_block(image, position, &mut block);
-        }
-        let _ = (0..images).filter_map(|image| database.name(image).ok()?).map(|name| name.len()).sum::<usize>();
-        block.fill(0.5);
-        let mut scratch = SearchScratch::default();
-        if let Ok(found) = exact_scan(&database, 0, &block, images as usize, None, &mut scratch) {
-            assert!(found.iter().all(|neighbour| neighbour.image < database.images()));
-        }
-        let _ = database.verify();
+        use_database(BlockDatabase::open(path));
+        use_database(Container::open_paged(path, BlockDatabase::KIND).and_then(BlockDatabase::of));
     });
+}
+
+fn use_database(database: Result<BlockDatabase>) {
+    let Ok(database) = database else { return };
+    let images = database.images().min(20);
+    // What a hostile head asks for is bounded, but not small.
+    if database.block().len() > 1 << 16 {
+        return;
+    }
+    let mut block = vec![0.0; database.block().len()];
+    for (image, position) in (0..images).flat_map(|image| (0..database.positions().min(9)).map(move |p| (image, p))) {
+        let _ = database.read_block(image, position, &mut block);
+    }
+    let _ = (0..images).filter_map(|image| database.name(image).ok()?).map(|name| name.len()).sum::<usize>();
+    block.fill(0.5);
+    let mut scratch = SearchScratch::default();
+    if let Ok(found) = exact_scan(&database, 0, &block, images as usize, None, &mut scratch) {
+        assert!(found.iter().all(|neighbour| neighbour.image < database.images()));
+    }
+    let _ = database.verify();
 }
 
 /// The index of the database that the corpus holds.
@@ -53,16 +59,22 @@ pub fn index(data: &[u8]) {
     let database = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|dir| dir.join("tests/golden/blocks.rsdb"));
     let database = database.into_iter().find_map(|path| BlockDatabase::open(path).ok()).expect("the golden database");
     each_as_file("index", data, |path| {
-        let Ok(index) = FrozenIndex::open(path, &database) else { return };
-        let (block, mut scratch) = (vec![0.5; database.block().len()], SearchScratch::default());
-        for (k, exclude) in [(1, None), (5, Some(3)), (11, Some(0)), (12, None)] {
-            if let Ok(found) = index.search(&database, &block, k, exclude, &mut scratch) {
-                assert_eq!(found.len(), k);
-                assert!(found.iter().all(|n| n.image < database.images() && Some(n.image) != exclude));
-            }
-        }
-        let _ = index.verify();
+        use_index(FrozenIndex::open(path, &database), &database);
+        let paged = Container::open_paged(path, FrozenIndex::KIND);
+        use_index(paged.and_then(|container| FrozenIndex::of(container, &database)), &database);
     });
+}
+
+fn use_index(index: Result<FrozenIndex>, database: &BlockDatabase) {
+    let Ok(index) = index else { return };
+    let (block, mut scratch) = (vec![0.5; database.block().len()], SearchScratch::default());
+    for (k, exclude) in [(1, None), (5, Some(3)), (11, Some(0)), (12, None)] {
+        if let Ok(found) = index.search(database, &block, k, exclude, &mut scratch) {
+            assert_eq!(found.len(), k);
+            assert!(found.iter().all(|n| n.image < database.images() && Some(n.image) != exclude));
+        }
+    }
+    let _ = index.verify();
 }
 
 /// The packed form of the network that `packed.json` describes: its entry in a manifest and the BLAKE3 of its ONNX file.

@@ -66,9 +66,9 @@ pub struct LatentSpace {
     pub downsampling: usize,
     /// What codebook values are multiplied by to reach unit standard deviation, in which the denoiser works.
     pub scale: f32,
-    /// Entries of the codebook.
+    /// Entries of the codebook; 0 where latents are not quantized.
     pub codebook_size: usize,
-    /// Entries of the thumbnails' own codebook; 0 without thumbnails.
+    /// Entries of the thumbnails' own codebook; 0 without thumbnails or codebook.
     pub thumbnail_codebook_size: usize,
     /// Whether a sampled latent is snapped to the nearest codebook entries before it is decoded.
     pub snap_to_codebook: bool,
@@ -304,11 +304,15 @@ impl Manifest {
         if !(self.latent.scale.is_finite() && self.latent.scale > 0.0) {
             return fault("latent scale must be a positive number".into());
         }
-        if !(1..=65_536).contains(&self.latent.codebook_size) || self.latent.thumbnail_codebook_size > 65_536 {
-            return fault("codebook size must be within 1…65536".into());
+        if self.latent.codebook_size.max(self.latent.thumbnail_codebook_size) > 65_536 {
+            return fault("codebook size must be at most 65536".into());
         }
-        if self.coherence.thumbnail != (self.latent.thumbnail_codebook_size > 0) {
+        let quantized = self.latent.codebook_size > 0;
+        if (quantized && self.coherence.thumbnail) != (self.latent.thumbnail_codebook_size > 0) {
             return fault("a thumbnail and its codebook come together".into());
+        }
+        if self.latent.snap_to_codebook && !quantized {
+            return fault("snap_to_codebook needs a codebook".into());
         }
         if self.coherence.thumbnail && !self.coherence.position_embedding {
             return fault("a thumbnail needs the position embedding".into());

@@ -37,7 +37,7 @@ impl Decoder<'_> {
     }
 }
 
-/// The latent of `image`, CHW, unscaled, every cell the nearest entry of `codebook` (K×C).
+/// The latent of `image`, CHW, unscaled, every cell the nearest entry of `codebook` (K×C), where that has any.
 pub(super) fn encode(
     network: &Network,
     codebook: &[f32],
@@ -56,7 +56,8 @@ pub(super) fn encode(
     Ok(latent)
 }
 
-/// Replaces every cell of `latent` (CHW) by the nearest entry of `codebook` (K×C); of equals, the first.
+/// Replaces every cell of `latent` (CHW) by the nearest entry of `codebook` (K×C); of equals, the first. An empty one
+/// changes nothing.
 pub(super) fn snap(latent: &mut [f32], shape: LatentShape, codebook: &[f32]) {
     let (cells, channels) = (shape.cells(), shape.channels);
     let mut values = vec![0.0; channels];

@@ -168,7 +168,7 @@ impl Generator {
         decoder.decode(latent)
     }
 
-    /// The latent of `image`, CHW, unscaled, quantized: every cell an entry of the codebook.
+    /// The latent of `image`, CHW, unscaled; where the bundle has a codebook, every cell an entry of it.
     ///
     /// # Errors
     /// [`Error::Usage`] for a picture of another size than the bundle's, or a bundle without an encoder;

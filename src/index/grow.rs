@@ -43,9 +43,7 @@ pub fn follow_index_while(
     let kept = old.images().checked_sub(removed.len() as u32).filter(|kept| *kept <= db.images());
     let kept = kept.filter(|_| removed.last().is_none_or(|&last| last < old.images()));
     let kept = kept.ok_or_else(|| Error::Usage("the database does not follow that of the index".into()))?;
-    if !db.rows(before.position).all_below(db.codebook_size_at(before.position))? {
-        return Err(db.fault(format!("position {} holds a code that its codebook does not have", before.position)));
-    }
+    db.check_rows(before.position)?;
     let worth = kept > old.images() / 2 && !settings.scans(db);
     if let Some(mut graph) = old.thaw()?.filter(|_| worth) {
         let at = At { db, position: before.position, ef: settings.ef_construction };

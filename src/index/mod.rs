@@ -4,7 +4,8 @@
 //! are searched where they are mapped. Two things differ from a general HNSW, because blocks are quantized:
 //!
 //! - **Distances are exact and cheap.** A query's squared distance to every codebook entry at every cell makes a
-//!   table of h·w × K; the squared L2 distance to a block is then h·w look-ups in it. No vector is stored twice.
+//!   table of h·w × K; the squared L2 distance to a block is then h·w look-ups in it. No vector is stored twice. (Where
+//!   blocks are stored as values, they are subtracted and squared.)
 //! - **Equal blocks share a node.** Thousands of pictures may have the very same first block (a blank corner),
 //!   and a graph of equal points falls apart. A node stands for all pictures with its codes; results list them
 //!   by ascending image id.

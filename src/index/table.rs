@@ -1,5 +1,7 @@
 //! Distances from one query to quantized blocks.
 
+use half::f16;
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use hnsw_rs::prelude::Distance;
 
 use crate::error::{Error, Result};
@@ -14,8 +16,10 @@ const MAX_TABLE: usize = 1 << 25;
 pub(super) struct Distances<'a> {
     rows: Rows<'a>,
     row: &'a mut RowBuffer,
-    /// Squared distance of the query's cell to the codebook's entry, cells × K.
+    /// Squared distance of the query's cell to the codebook's entry, cells × K; the query itself where blocks are stored
+    /// as values.
     table: &'a [f32],
+    /// 0 where blocks are stored as values.
     entries: usize,
 }
 
@@ -39,10 +43,14 @@ impl<'a> Distances<'a> {
         if !query.iter().all(|v| v.abs() <= MAX_VALUE) {
             return Err(Error::Usage("a query must be made of numbers within ±1e9".into()));
         }
-        if cells.checked_mul(entries).is_none_or(|size| size > MAX_TABLE) {
+        if cells.checked_mul(entries).is_none_or(|size| size > MAX_TABLE) || query.len() > MAX_TABLE {
             return Err(Error::Usage(format!("blocks of {cells} cells with {entries} codes are too large to search")));
         }
         table.clear();
+        if db.codebook_size() == 0 {
+            table.extend_from_slice(query);
+            return Ok(Self { rows: db.rows(position), row, table, entries: 0 });
+        }
         table.resize((channels + cells) * entries, 0.0);
         // The codebook by channel: the sums of all entries then go side by side, and the compiler vectorizes them.
         let (planes, sums) = table.split_at_mut(channels * entries);
@@ -65,16 +73,33 @@ impl<'a> Distances<'a> {
     }
 
     /// Squared distance to the block of `image`, which must be in the database; infinite where the block has a
-    /// code that the codebook does not have.
+    /// code that the codebook does not have, or a value that is no finite number.
     ///
     /// # Errors
     /// [`Error::Io`] where the block cannot be read.
     pub fn to(&mut self, image: u32) -> Result<f32> {
         Ok(match self.rows.row(image, self.row)? {
             Row::U8(codes) => sum(codes, self.table, self.entries),
+            Row::U16(values) if self.entries == 0 => {
+                let distance = squared_halves(values.reinterpret_cast(), self.table);
+                if distance.is_finite() { distance } else { f32::INFINITY }
+            }
             Row::U16(codes) => sum(codes, self.table, self.entries),
         })
     }
+}
+
+/// Squared distance of the f16 `values` to `query`, summed up in an order of its own that every machine keeps.
+fn squared_halves(values: &[f16], query: &[f32]) -> f32 {
+    let (mut wide, mut sums) = ([0.0; 8 * TOGETHER], [0.0; TOGETHER]);
+    for (values, query) in values.chunks(8 * TOGETHER).zip(query.chunks(8 * TOGETHER)) {
+        let wide = &mut wide[..values.len()];
+        values.convert_to_f32_slice(wide);
+        for (values, query) in wide.chunks(TOGETHER).zip(query.chunks(TOGETHER)) {
+            sums.iter_mut().zip(values).zip(query).for_each(|((sum, v), q)| *sum += (v - q) * (v - q));
+        }
+    }
+    sums.iter().sum()
 }
 
 /// Entries whose sums stay in registers.
@@ -147,6 +172,7 @@ pub(super) struct CodeDistance<'a> {
     channels: usize,
     /// Of [`between_entries`].
     table: &'a [f32],
+    /// 0 where codes are values: the bits of f16.
     entries: usize,
 }
 
@@ -157,7 +183,10 @@ impl<'a> CodeDistance<'a> {
 
     /// Whether the codebook has all `codes`; [`Distance::eval`] panics where it does not.
     pub fn knows(&self, codes: &[u16]) -> bool {
-        codes.iter().all(|&code| usize::from(code) < self.entries)
+        match self.entries {
+            0 => codes.iter().all(|&code| f16::from_bits(code).is_finite()),
+            entries => codes.iter().all(|&code| usize::from(code) < entries),
+        }
     }
 
     /// The distance between two blocks of the database.
@@ -171,6 +200,7 @@ impl<'a> CodeDistance<'a> {
 
     fn between(&self, a: u16, b: u16) -> f32 {
         match self.table {
+            [] if self.entries == 0 => (f16::from_bits(a).to_f32() - f16::from_bits(b).to_f32()).powi(2),
             [] => squared(self.entry(a), self.entry(b)),
             table => table[usize::from(a) * self.entries + usize::from(b)],
         }

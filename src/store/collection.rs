@@ -1,5 +1,7 @@
 //! Other pictures in the codebooks of a database: what a device adds of its own.
 
+use half::f16;
+
 use super::{BlockDatabase, DatabaseContents};
 use crate::error::{Error, Result};
 use crate::latent::{BlockGrid, gather_cells};
@@ -25,7 +27,8 @@ impl Collection {
     }
 
     /// Adds a picture by its `latent` (CHW, unscaled): every cell becomes the nearest entry of the codebook, and
-    /// the average of those cells the nearest entry of the thumbnails' codebook.
+    /// the average of those cells the nearest entry of the thumbnails' codebook. Without a codebook values are rounded
+    /// to f16; those beyond its range become its largest.
     ///
     /// # Errors
     /// [`Error::Usage`] where the latent is not as long as the database's.
@@ -39,6 +42,18 @@ impl Collection {
                 shape.len()
             )));
         }
+        names.push(name);
+        if codebook.is_empty() {
+            let mut block = vec![0.0; grid.block().len()];
+            for i in 0..grid.blocks() {
+                grid.read_block(latent, i, &mut block);
+                codes[grid.position_of(i)].extend(halves(&block));
+            }
+            if grid.has_thumbnail() {
+                codes[0].extend(halves(&grid.average_down(latent)));
+            }
+            return Ok(());
+        }
         let whole = nearest_codes(latent, shape.channels, codebook);
         for block in 0..grid.blocks() {
             codes[grid.position_of(block)].extend(block_cells(grid, block).map(|cell| whole[cell]));
@@ -47,7 +62,6 @@ impl Collection {
             let quantized = values(&whole, shape.channels, codebook);
             codes[0].extend(nearest_codes(&grid.average_down(&quantized), shape.channels, book));
         }
-        names.push(name);
         Ok(())
     }
 
@@ -65,6 +79,12 @@ impl Collection {
     pub fn into_contents(self) -> DatabaseContents {
         self.contents
     }
+}
+
+/// The bits of `values` as f16. What is no number stays so, and is refused when it is written.
+fn halves(values: &[f32]) -> impl Iterator<Item = u16> {
+    let most = f16::MAX.to_f32();
+    values.iter().map(move |value| f16::from_f32(value.clamp(-most, most)).to_bits())
 }
 
 /// The cells of block `block` in the latent's plane, row-major.
@@ -135,5 +155,26 @@ mod tests {
         assert_eq!(contents.codes[1], [0, 1, 0, 1, 3, 3, 3, 3]);
         assert_eq!(contents.codes[2], [2, 3, 2, 3, 3, 3, 3, 3]);
         assert_eq!(contents.codes[0], [0, 1, 0, 1, 1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn without_a_codebook_a_latent_is_rounded() {
+        let path = std::env::temp_dir().join(format!("rissole-collection-values-{}.rsdb", std::process::id()));
+        let coded = model(&path);
+        let values = |codes: usize| vec![vec![0u16; codes]; 3];
+        let grid = coded.grid();
+        let contents =
+            DatabaseContents { grid, codebook: vec![], thumbnail_codebook: None, codes: values(4), names: vec![] };
+        contents.write(&path).unwrap();
+        let mut collection = Collection::new(&BlockDatabase::open(&path).unwrap());
+        collection.add("a".into(), &[0.1, 0.9, 2.2, 9.0, -5.0, 1.4, 1.6, 1e9]).unwrap();
+        let contents = collection.into_contents();
+        let bits = |values: [f32; 4]| values.map(|value| f16::from_f32(value).to_bits());
+        assert_eq!(contents.codes[1], bits([0.1, 0.9, -5.0, 1.4]));
+        assert_eq!(contents.codes[2], bits([2.2, 9.0, 1.6, 65504.0]));
+        assert_eq!(contents.codes[0][..3], bits([0.5, 5.6, -1.8, 0.0])[..3]);
+        contents.write(&path).unwrap();
+        BlockDatabase::open(&path).unwrap().verify().unwrap();
+        std::fs::remove_file(path).unwrap();
     }
 }

@@ -19,6 +19,11 @@ pub(super) fn codes(position: usize) -> SectionId {
     SectionId(*b"code", position as u32)
 }
 
+/// Section of the values of `position`, where there is no codebook.
+pub(super) fn values(position: usize) -> SectionId {
+    SectionId(*b"half", position as u32)
+}
+
 /// Most positions of a database.
 const MAX_POSITIONS: usize = 1 << 14;
 /// Most entries of a codebook: a code is a u16.
@@ -36,13 +41,15 @@ pub(super) struct Head {
     pub width: u32,
     pub rows: u32,
     pub cols: u32,
-    /// Entries of the codebook.
+    /// Entries of the codebook; 0: blocks are stored as values.
     pub codebook: u32,
-    /// Entries of the thumbnails' codebook; 0: no thumbnails.
+    /// Entries of the thumbnails' codebook; 0: no thumbnails, or no codebooks.
     pub thumbnail_codebook: u32,
     /// 1 where there are names.
     pub named: u32,
-    pub reserved: [u32; 7],
+    /// 1 where there are thumbnails without codebooks.
+    pub thumbnail_values: u32,
+    pub reserved: [u32; 6],
     pub hash: [u8; 32],
 }
 
@@ -53,22 +60,31 @@ impl Head {
     pub fn check(&self) -> Result<BlockGrid, String> {
         let latent =
             LatentShape { channels: self.channels as usize, height: self.height as usize, width: self.width as usize };
-        let thumbnail = self.thumbnail_codebook > 0;
+        let thumbnail = self.thumbnail_codebook > 0 || self.thumbnail_values > 0;
         let grid = BlockGrid::new(latent, self.rows as usize, self.cols as usize, thumbnail, 0);
         let grid = grid.map_err(|e| e.to_string())?;
         if grid.positions() > MAX_POSITIONS {
             return Err(format!("{} positions are more than {MAX_POSITIONS}", grid.positions()));
         }
-        if !(1..=MAX_CODEBOOK).contains(&self.codebook) || self.thumbnail_codebook > MAX_CODEBOOK {
+        if self.codebook.max(self.thumbnail_codebook) > MAX_CODEBOOK {
             return Err(format!("a codebook must have 1…{MAX_CODEBOOK} entries"));
+        }
+        let amiss = if self.codebook == 0 { self.thumbnail_codebook } else { self.thumbnail_values };
+        if amiss > 0 || self.thumbnail_values > 1 {
+            return Err("blocks and thumbnails are stored alike: both as codes, or both as values".into());
         }
         if self.images == 0 {
             return Err("there are no pictures".into());
         }
-        if self.named > 1 || self.reserved != [0; 7] {
+        if self.named > 1 || self.reserved != [0; 6] {
             return Err("reserved bytes of the head are not zero".into());
         }
         Ok(grid)
+    }
+
+    /// Codes in a row.
+    pub fn row_len(&self, grid: &BlockGrid) -> usize {
+        if self.codebook == 0 { grid.block().len() } else { grid.block().cells() }
     }
 
     /// Entries of the codebook that `position` uses.

@@ -1,14 +1,18 @@
-//! The block database: the quantized blocks of every picture, as codebook codes, mapped from a file.
+//! The block database: the blocks of every picture, as codebook codes, mapped from a file.
 //!
 //! A [container](crate::container) of kind `rsdb` with the sections
 //!
 //! | section | values |
 //! |---|---|
 //! | `head` | shapes, counts, content hash (96 bytes) |
-//! | `book 0` | codebook, f32, K×C |
+//! | `book 0` | codebook, f32, K×C; not where blocks are stored as values |
 //! | `book 1` | codebook of the thumbnails, where there are thumbnails |
 //! | `code i` | codes of position i, one row of h·w codes for each picture: u8 where K ≤ 256, else u16 |
+//! | `half i` | in place of `code i` without a codebook: one row of C·h·w values (CHW) for each picture, f16 |
 //! | `nofs 0`, `name 0` | optional names: u32 offsets (pictures + 1) into UTF-8 text |
+//!
+//! Latents that are not quantized (pixels, say) have no codebook: a code is then a value itself, as the bits of an f16,
+//! and must be finite.
 //!
 //! A row never lies across more cache lines than it must: shorter than 64 bytes it is padded with zeros to a
 //! power of two, longer to a multiple of 64.
@@ -23,6 +27,9 @@ mod rows;
 mod writer;
 
 use std::path::Path;
+
+use half::f16;
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
 use crate::container::{Container, Resident, Section};
 use crate::error::{Error, Result};
@@ -41,7 +48,7 @@ pub struct BlockDatabase {
     container: Container,
     head: Head,
     grid: BlockGrid,
-    codebook: Resident<f32>,
+    codebook: Option<Resident<f32>>,
     thumbnail_codebook: Option<Resident<f32>>,
     codes: Vec<Codes>,
     names: Option<Names>,
@@ -75,18 +82,17 @@ impl BlockDatabase {
         let grid = head.check().map_err(|fault| container.fault(fault))?;
         let channels = grid.latent().channels as u64;
 
-        let book = |which: u32, entries: u32| {
-            container.resident(container.section_of(head::codebook(which), u64::from(entries) * channels)?)
+        let book = |which: u32, entries: u32| match entries {
+            0 => Ok(None),
+            _ => container
+                .resident(container.section_of(head::codebook(which), u64::from(entries) * channels)?)
+                .map(Some),
         };
-        let codebook = book(0, head.codebook)?;
-        let mut sections = 2;
-        let thumbnail_codebook = match head.thumbnail_codebook {
-            0 => None,
-            entries => Some(book(1, entries)?),
-        };
-        sections += usize::from(thumbnail_codebook.is_some());
-        for book in [Some(&codebook), thumbnail_codebook.as_ref()].into_iter().flatten() {
+        let (codebook, thumbnail_codebook) = (book(0, head.codebook)?, book(1, head.thumbnail_codebook)?);
+        let mut sections = 1;
+        for book in [&codebook, &thumbnail_codebook].into_iter().flatten() {
             head::check_codebook(container.view(book)).map_err(|fault| container.fault(fault))?;
+            sections += 1;
         }
         let codes: Vec<Codes> =
             (0..grid.positions()).map(|p| open_codes(&container, &head, &grid, p)).collect::<Result<_>>()?;
@@ -112,11 +118,8 @@ impl BlockDatabase {
     pub fn verify(&self) -> Result<()> {
         self.container.verify()?;
         for position in 0..self.positions() {
-            let rows = self.rows(position);
-            if !rows.all_below(self.codebook_size_at(position))? {
-                return Err(self.fault(format!("position {position} holds a code that its codebook does not have")));
-            }
-            if !rows.padding_is_zero()? {
+            self.check_rows(position)?;
+            if !self.rows(position).padding_is_zero()? {
                 return Err(self.fault(format!("the padding of position {position} is not zero")));
             }
         }
@@ -162,9 +165,9 @@ impl BlockDatabase {
         self.grid
     }
 
-    /// The codebook, K×C, unscaled.
+    /// The codebook, K×C, unscaled; empty where blocks are stored as values.
     pub fn codebook(&self) -> &[f32] {
-        self.container.view(&self.codebook)
+        self.codebook.as_ref().map_or(&[], |section| self.container.view(section))
     }
 
     /// The codebook of the thumbnails, K×C, unscaled.
@@ -172,7 +175,7 @@ impl BlockDatabase {
         self.thumbnail_codebook.as_ref().map(|section| self.container.view(section))
     }
 
-    /// The codebook that `position` uses.
+    /// The codebook that `position` uses; empty where blocks are stored as values.
     pub fn codebook_at(&self, position: usize) -> &[f32] {
         match self.grid.block_at(position) {
             Some(_) => self.codebook(),
@@ -180,7 +183,7 @@ impl BlockDatabase {
         }
     }
 
-    /// Entries K of the codebook.
+    /// Entries K of the codebook; 0 where blocks are stored as values.
     pub fn codebook_size(&self) -> usize {
         self.head.codebook as usize
     }
@@ -200,10 +203,11 @@ impl BlockDatabase {
     /// # Panics
     /// Where `position` is not below [`Self::positions`].
     pub fn rows(&self, position: usize) -> Rows<'_> {
-        Rows::new(&self.container, &self.codes[position], self.images(), self.grid.block().cells())
+        Rows::new(&self.container, &self.codes[position], self.images(), self.head.row_len(&self.grid))
     }
 
-    /// The h·w codes of `image` at `position`, row-major, where they lie or in `buffer`.
+    /// The codes of `image` at `position`, where they lie or in `buffer`: h·w of them, row-major, or, where blocks are
+    /// stored as values, C·h·w (CHW).
     ///
     /// # Errors
     /// [`Error::Usage`] where there is no such picture or position; [`Error::Io`].
@@ -218,17 +222,24 @@ impl BlockDatabase {
         self.rows(position).row(image, buffer)
     }
 
-    /// Writes the quantized block of `image` at `position` to `out` (C×h×w, unscaled).
+    /// Writes the block of `image` at `position` to `out` (C×h×w, unscaled).
     ///
     /// # Errors
     /// [`Error::Usage`] where there is no such picture or position, or `out` is not a block long;
-    /// [`Error::File`] for a code that the codebook does not have; [`Error::Io`].
+    /// [`Error::File`] for a code that the codebook does not have, or a value that is no number; [`Error::Io`].
     pub fn read_block(&self, image: u32, position: usize, out: &mut [f32]) -> Result<()> {
         let mut buffer = RowBuffer::default();
         let row = self.row(image, position, &mut buffer)?;
         let LatentShape { channels, .. } = self.block();
         if out.len() != self.block().len() {
             return Err(Error::Usage(format!("a block has {} values, not {}", self.block().len(), out.len())));
+        }
+        if let (0, Row::U16(values)) = (self.codebook_size(), row) {
+            values.reinterpret_cast::<f16>().convert_to_f32_slice(out);
+            return match out.iter().all(|value| value.is_finite()) {
+                true => Ok(()),
+                false => Err(self.unknown_code(image, position)),
+            };
         }
         let (codebook, cells) = (self.codebook_at(position), row.len());
         for (cell, code) in row.iter().enumerate() {
@@ -272,15 +283,34 @@ impl BlockDatabase {
         self.container.fault(fault)
     }
 
-    /// The error for a code beyond the codebook.
+    /// Looks at every code of `position`.
+    pub(crate) fn check_rows(&self, position: usize) -> Result<()> {
+        let sound = match self.codebook_size_at(position) {
+            0 if self.codebook_size() == 0 => self.rows(position).all_finite()?,
+            entries => self.rows(position).all_below(entries)?,
+        };
+        match sound {
+            true => Ok(()),
+            false => Err(self.fault(format!("position {position} holds {}", self.unknown()))),
+        }
+    }
+
+    /// The error for a code beyond the codebook, or a value that is no number.
     pub(crate) fn unknown_code(&self, image: u32, position: usize) -> Error {
-        self.fault(format!("picture {image} has a code at position {position} that the codebook does not have"))
+        self.fault(format!("picture {image} has at position {position} {}", self.unknown()))
+    }
+
+    fn unknown(&self) -> &'static str {
+        match self.codebook_size() {
+            0 => "a value that is no finite number",
+            _ => "a code that its codebook does not have",
+        }
     }
 
     fn compute_hash(&self) -> Result<[u8; 32]> {
         let mut hasher = self.head.hasher();
         for book in [Some(self.codebook()), self.thumbnail_codebook()].into_iter().flatten() {
-            hasher.update(bytemuck::cast_slice(book));
+            hasher.update(bytemuck::cast_slice(book)); // nothing where there is none
         }
         for position in 0..self.positions() {
             self.rows(position).each_piece(0..self.images(), |rows| {
@@ -306,11 +336,11 @@ impl BlockDatabase {
 }
 
 fn open_codes(container: &Container, head: &Head, grid: &BlockGrid, position: usize) -> Result<Codes> {
-    let (id, cells) = (head::codes(position), grid.block().cells());
-    let images = u64::from(head.images);
+    let (id, length, images) = (head::codes(position), head.row_len(grid), u64::from(head.images));
     Ok(match head.codebook_size_at(grid, position) {
-        ..=256 => Codes::U8(container.section_of(id, images * rows::stride::<u8>(cells) as u64)?),
-        _ => Codes::U16(container.section_of(id, images * rows::stride::<u16>(cells) as u64)?),
+        0 => Codes::U16(container.section_of(head::values(position), images * rows::stride::<u16>(length) as u64)?),
+        ..=256 => Codes::U8(container.section_of(id, images * rows::stride::<u8>(length) as u64)?),
+        _ => Codes::U16(container.section_of(id, images * rows::stride::<u16>(length) as u64)?),
     })
 }
 

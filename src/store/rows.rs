@@ -3,13 +3,14 @@
 use std::ops::Range;
 
 use bytemuck::Pod;
+use half::f16;
 
 use crate::container::{Container, Section};
 use crate::error::Result;
 
-/// Codes from one row to the next for rows of `cells` codes: see the module documentation of the store.
-pub(super) fn stride<T>(cells: usize) -> usize {
-    let bytes = cells * size_of::<T>();
+/// Codes from one row to the next for rows of `length` codes: see the module documentation of the store.
+pub(super) fn stride<T>(length: usize) -> usize {
+    let bytes = length * size_of::<T>();
     let padded = if bytes < 64 { bytes.next_power_of_two() } else { bytes.next_multiple_of(64) };
     padded / size_of::<T>()
 }
@@ -27,7 +28,7 @@ pub struct Rows<'a> {
     container: &'a Container,
     codes: &'a Codes,
     images: u32,
-    cells: usize,
+    length: usize,
 }
 
 /// Where a row is read to that is not in memory; to be kept between reads.
@@ -37,18 +38,18 @@ pub struct RowBuffer {
     words: Vec<u16>,
 }
 
-/// The h·w codes of one block, row-major.
+/// The codes of one block: see [`BlockDatabase::row`](super::BlockDatabase::row).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Row<'a> {
     /// Of a codebook with at most 256 entries.
     U8(&'a [u8]),
-    /// Of a larger one.
+    /// Of a larger one, or values: the bits of f16.
     U16(&'a [u16]),
 }
 
 impl<'a> Rows<'a> {
-    pub(super) fn new(container: &'a Container, codes: &'a Codes, images: u32, cells: usize) -> Self {
-        Self { container, codes, images, cells }
+    pub(super) fn new(container: &'a Container, codes: &'a Codes, images: u32, length: usize) -> Self {
+        Self { container, codes, images, length }
     }
 
     /// The codes of `image`, where they lie or in `buffer`.
@@ -75,21 +76,21 @@ impl<'a> Rows<'a> {
     where
         'a: 'b,
     {
-        self.container.read(codes, self.start::<T>(image), self.cells, buffer)
+        self.container.read(codes, self.start::<T>(image), self.length, buffer)
     }
 
     /// Where the row of `image` starts in its section.
     #[inline]
     fn start<T>(&self, image: u32) -> u64 {
-        u64::from(image) * stride::<T>(self.cells) as u64
+        u64::from(image) * stride::<T>(self.length) as u64
     }
 
     /// The codes of `image` where they lie in memory.
     #[inline]
     pub(crate) fn in_place(&self, image: u32) -> Option<Row<'a>> {
         match self.codes {
-            Codes::U8(codes) => self.container.in_place(codes, self.start::<u8>(image), self.cells).map(Row::U8),
-            Codes::U16(codes) => self.container.in_place(codes, self.start::<u16>(image), self.cells).map(Row::U16),
+            Codes::U8(codes) => self.container.in_place(codes, self.start::<u8>(image), self.length).map(Row::U8),
+            Codes::U16(codes) => self.container.in_place(codes, self.start::<u16>(image), self.length).map(Row::U16),
         }
     }
 
@@ -119,10 +120,21 @@ impl<'a> Rows<'a> {
         Ok(below)
     }
 
+    /// Whether every code is the bits of a finite f16.
+    pub(crate) fn all_finite(&self) -> Result<bool> {
+        let mut finite = true;
+        if let Codes::U16(codes) = self.codes {
+            self.each_piece_of(codes, 0..self.images, |codes| {
+                finite &= codes.iter().all(|&code| f16::from_bits(code).is_finite());
+            })?;
+        }
+        Ok(finite)
+    }
+
     pub(super) fn padding_is_zero(&self) -> Result<bool> {
         let (stride, length) = match self.codes {
-            Codes::U8(_) => (stride::<u8>(self.cells), self.cells),
-            Codes::U16(_) => (2 * stride::<u16>(self.cells), 2 * self.cells),
+            Codes::U8(_) => (stride::<u8>(self.length), self.length),
+            Codes::U16(_) => (2 * stride::<u16>(self.length), 2 * self.length),
         };
         let (mut zero, mut at) = (true, 0);
         self.each_piece(0..self.images, |bytes| {
@@ -136,7 +148,7 @@ impl<'a> Rows<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// Number of codes, h·w.
+    /// Number of codes.
     pub fn len(&self) -> usize {
         match self {
             Self::U8(codes) => codes.len(),

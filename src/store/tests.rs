@@ -64,6 +64,71 @@ fn what_was_written_comes_back() {
     }
 }
 
+/// The same without codebooks: values, the first of them the smallest, the largest, and both zeros.
+fn uncoded() -> DatabaseContents {
+    let values = |salt: u16| (0..24).map(move |i: u16| (i * 7919 + salt * 631) % 0x7c00 | (i % 2) << 15);
+    let codes = |position: u16| [0x0001, 0xfbff, 0x0000, 0x8000].into_iter().chain(values(position).skip(4)).collect();
+    DatabaseContents { codebook: vec![], thumbnail_codebook: None, codes: (0..5).map(codes).collect(), ..contents(9) }
+}
+
+#[test]
+fn values_come_back_without_a_codebook() {
+    let path = path("values");
+    let contents = uncoded();
+    contents.write(&path).unwrap();
+    for db in [BlockDatabase::open(&path).unwrap(), paged(&path)] {
+        db.verify().unwrap();
+        assert_eq!((db.images(), db.positions(), db.grid().has_thumbnail()), (3, 5, true));
+        assert_eq!((db.codebook_size(), db.codebook(), db.thumbnail_codebook()), (0, &[][..], None));
+        let (mut block, mut buffer) = ([f32::NAN; 8], RowBuffer::default());
+        for (image, position) in (0..3).flat_map(|image| (0..5).map(move |position| (image, position))) {
+            let codes = &contents.codes[position][image * 8..][..8];
+            assert_eq!(db.row(image as u32, position, &mut buffer).unwrap(), Row::U16(codes));
+            db.read_block(image as u32, position, &mut block).unwrap();
+            assert!(block.iter().zip(codes).all(|(value, &code)| *value == f16::from_bits(code).to_f32()));
+        }
+    }
+    let db = BlockDatabase::open(&path).unwrap();
+    let refused = |change: &dyn Fn(&mut DatabaseContents)| {
+        let mut contents = uncoded();
+        change(&mut contents);
+        assert!(matches!(contents.write(&path), Err(Error::Usage(_))));
+    };
+    refused(&|c| c.codes[4][7] = 0x7c00);
+    refused(&|c| c.codes[0][0] = 0xfe00);
+    refused(&|c| c.codes[0].truncate(16));
+    refused(&|c| c.codes[1].push(0));
+    refused(&|c| c.thumbnail_codebook = Some(vec![1.0; 4]));
+
+    // A value that is no number, with checksums that vouch for it.
+    let mut hostile = contents.codes[2].clone();
+    hostile[9] = 0x7c01;
+    let mut sections = vec![(head::HEAD, bytemuck::bytes_of(&db.head).to_vec())];
+    for (position, codes) in contents.codes.iter().enumerate() {
+        let rows = if position == 2 { &hostile } else { codes };
+        sections.push((head::values(position), bytemuck::cast_slice(rows).to_vec()));
+    }
+    for (id, offsets) in [(head::NAME_OFFSETS, [0u32, 5, 5, 17])] {
+        sections.push((id, bytemuck::cast_slice(&offsets).to_vec()));
+    }
+    sections.push((head::NAME_TEXT, "a.pnggrößer.png".into()));
+    let sections = sections.into_iter().map(|(id, bytes)| (id, crate::container::source(bytes))).collect();
+    crate::container::write(&path, BlockDatabase::KIND, sections).unwrap();
+    let db = BlockDatabase::open(&path).unwrap();
+    let mut block = [0.0; 8];
+    db.read_block(0, 2, &mut block).unwrap();
+    let (read, verified) = (db.read_block(1, 2, &mut block), db.verify());
+    for error in [read.unwrap_err(), verified.unwrap_err()] {
+        assert!(matches!(&error, Error::File { fault, .. } if fault.contains("no finite number")), "{error}");
+    }
+    let mut scratch = crate::index::SearchScratch::default();
+    let query = [0.5; 8];
+    let found = crate::index::exact_scan(&db, 2, &query, 3, None, &mut scratch);
+    assert!(matches!(&found, Err(Error::File { .. })), "{found:?}");
+    assert_eq!(crate::index::exact_scan(&db, 2, &query, 2, None, &mut scratch).unwrap().len(), 2);
+    std::fs::remove_file(path).unwrap();
+}
+
 #[test]
 fn the_content_hash_is_of_the_content_alone() {
     let path = path("hash");
@@ -98,6 +163,7 @@ fn contents_that_contradict_themselves_are_not_written() {
     refused(&|c| c.codebook[0] = f32::NAN);
     refused(&|c| c.codebook.push(1.0));
     refused(&|c| c.codebook.clear());
+    refused(&|c| c.thumbnail_codebook.iter_mut().for_each(Vec::clear));
     refused(&|c| c.thumbnail_codebook = None);
     refused(&|c| c.thumbnail_codebook = Some(vec![]));
     refused(&|c| c.names.truncate(2));

@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::path::Path;
 
+use half::f16;
+
 use super::head::{self, Head};
 use super::{BlockDatabase, rows};
 use crate::container::{self, SectionId, Source, source};
@@ -17,11 +19,13 @@ use crate::latent::BlockGrid;
 pub struct DatabaseContents {
     /// How latents are cut; says whether there are thumbnails. The margin is not stored.
     pub grid: BlockGrid,
-    /// The codebook, K×C, unscaled.
+    /// The codebook, K×C, unscaled; empty where blocks are stored as values.
     pub codebook: Vec<f32>,
-    /// The codebook of the thumbnails, K×C, unscaled: there exactly where the grid has a thumbnail.
+    /// The codebook of the thumbnails, K×C, unscaled: there exactly where the grid has a thumbnail and there is a
+    /// codebook.
     pub thumbnail_codebook: Option<Vec<f32>>,
-    /// For each position the codes of all pictures: images × h·w.
+    /// For each position the codes of all pictures: images × h·w, or, without a codebook, the values of all pictures,
+    /// images × C·h·w, unscaled, as the bits of f16.
     pub codes: Vec<Vec<u16>>,
     /// A name for each picture, or empty.
     pub names: Vec<String>,
@@ -38,7 +42,12 @@ impl DatabaseContents {
     }
 
     fn images(&self) -> usize {
-        self.codes.first().map_or(0, |codes| codes.len() / self.grid.block().cells())
+        self.codes.first().map_or(0, |codes| codes.len() / self.row_len())
+    }
+
+    /// Codes of a picture at one position.
+    fn row_len(&self) -> usize {
+        if self.codebook.is_empty() { self.grid.block().len() } else { self.grid.block().cells() }
     }
 }
 
@@ -106,10 +115,14 @@ impl Draft<'_> {
             .zip(books.into_iter().flatten())
             .map(|(which, book)| (head::codebook(which), source(bytemuck::cast_slice::<f32, u8>(book))))
             .collect();
+        let coded = head.codebook > 0;
+        if !coded {
+            sections.clear();
+        }
         for position in 0..grid.positions() {
-            let wide = head.codebook_size_at(grid, position) > 256;
+            let wide = !coded || head.codebook_size_at(grid, position) > 256;
             sections.push((
-                head::codes(position),
+                if coded { head::codes(position) } else { head::values(position) },
                 Box::new(move |out: &mut dyn Write| self.write_rows(position, wide, out)),
             ));
         }
@@ -127,12 +140,13 @@ impl Draft<'_> {
     /// The head without its hash, or the fault of the contents.
     fn check(&self) -> std::result::Result<Head, String> {
         let DatabaseContents { grid, codebook, thumbnail_codebook, codes, names } = self.added;
-        let (latent, cells, added) = (grid.latent(), grid.block().cells(), self.added.images());
+        let (latent, row, added) = (grid.latent(), self.added.row_len(), self.added.images());
         let entries = |book: &[f32]| match book.len().is_multiple_of(latent.channels) {
             true => u32::try_from(book.len() / latent.channels).map_err(|e| e.to_string()),
             false => Err(format!("a codebook must have {} values an entry", latent.channels)),
         };
-        if grid.has_thumbnail() != thumbnail_codebook.is_some() {
+        let coded = !codebook.is_empty();
+        if (coded && grid.has_thumbnail()) != thumbnail_codebook.is_some() {
             return Err("a thumbnail and its codebook come together".into());
         }
         if codes.len() != grid.positions() {
@@ -151,7 +165,8 @@ impl Draft<'_> {
             codebook: entries(codebook)?,
             thumbnail_codebook: thumbnail_codebook.as_deref().map_or(Ok(0), entries)?,
             named: u32::from(named),
-            reserved: [0; 7],
+            thumbnail_values: u32::from(!coded && grid.has_thumbnail()),
+            reserved: [0; 6],
             hash: [0; 32],
         };
         if head.check()?.has_thumbnail() != grid.has_thumbnail() {
@@ -160,8 +175,14 @@ impl Draft<'_> {
         head::check_codebook(codebook)?;
         head::check_codebook(thumbnail_codebook.as_deref().unwrap_or(&[]))?;
         for (position, codes) in codes.iter().enumerate() {
-            if codes.len() != added * cells {
-                return Err(format!("position {position} has {} codes, not {added} × {cells}", codes.len()));
+            if codes.len() != added * row {
+                return Err(format!("position {position} has {} codes, not {added} × {row}", codes.len()));
+            }
+            if !coded {
+                match codes.iter().all(|&code| f16::from_bits(code).is_finite()) {
+                    true => continue,
+                    false => return Err(format!("position {position} has a value that is no finite number")),
+                }
             }
             let entries = head.codebook_size_at(grid, position);
             if let Some(code) = codes.iter().find(|&&code| usize::from(code) >= entries) {
@@ -190,12 +211,12 @@ impl Draft<'_> {
                 written?;
             }
         }
-        let cells = self.added.grid.block().cells();
-        let (stride8, stride16) = (rows::stride::<u8>(cells), rows::stride::<u16>(cells));
+        let row = self.added.row_len();
+        let (stride8, stride16) = (rows::stride::<u8>(row), rows::stride::<u16>(row));
         let (mut narrow, mut words) = (vec![0u8; stride8], vec![0u16; stride16]);
-        self.added.codes[position].chunks_exact(cells).try_for_each(|codes| {
+        self.added.codes[position].chunks_exact(row).try_for_each(|codes| {
             if wide {
-                words[..cells].copy_from_slice(codes);
+                words[..row].copy_from_slice(codes);
                 out.write_all(bytemuck::cast_slice(&words))
             } else {
                 narrow.iter_mut().zip(codes).for_each(|(byte, &code)| *byte = code as u8);

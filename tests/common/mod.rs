@@ -17,7 +17,7 @@ use rissole::bundle::manifest::{
 };
 use rissole::index::{IndexSettings, build_index};
 use rissole::store::{BlockDatabase, DatabaseContents};
-use rissole::{Bundle, LatentShape, Manifest};
+use rissole::{BlockGrid, Bundle, LatentShape, Manifest};
 
 /// A folder that goes when it is dropped.
 pub struct TempDir(PathBuf);
@@ -67,6 +67,13 @@ pub const IMAGES: usize = 12;
 pub const CHANNELS: usize = 3;
 const CODES: usize = 16;
 const WIDTH: usize = 8;
+
+/// The same without codebooks: latents are not quantized.
+pub fn unquantized(mut manifest: Manifest) -> Manifest {
+    let latent = &mut manifest.latent;
+    (latent.codebook_size, latent.thumbnail_codebook_size, latent.snap_to_codebook) = (0, 0, false);
+    manifest
+}
 
 /// A consistent manifest for a 3×8×15 latent of 2×3 blocks of 4×5 cells, without its files.
 pub fn manifest(coherence: Coherence, source: NeighbourSource) -> Manifest {
@@ -149,19 +156,29 @@ pub fn list_files(dir: &Path, mut manifest: Manifest) -> Bundle {
     Bundle::open(dir).unwrap()
 }
 
-/// A database of random codes, and its index.
+/// A database of random codes, or of random values where the manifest has no codebook, and its index.
 fn write_database(dir: &Path, manifest: &Manifest) {
     let grid = manifest.block_grid().unwrap();
+    let path = dir.join(&manifest.database);
+    coded_or_not(manifest, grid).write(&path).unwrap();
+    let database = BlockDatabase::open(&path).unwrap();
+    let position = manifest.retrieval.query_position;
+    build_index(&database, position, IndexSettings::default(), dir.join(&manifest.index)).unwrap();
+}
+
+fn coded_or_not(manifest: &Manifest, grid: BlockGrid) -> DatabaseContents {
+    if manifest.latent.codebook_size == 0 {
+        let mut random = Random(11);
+        // f16 of magnitude 0.5 to 1.
+        let mut values = || (0..IMAGES * grid.block().len()).map(|_| random.next() as u16 & 0x83ff | 0x3800).collect();
+        let codes = (0..grid.positions()).map(|_| values()).collect();
+        return DatabaseContents { grid, codebook: vec![], thumbnail_codebook: None, codes, names: vec![] };
+    }
     let mut random = Random(9);
     let mut codebook = || (0..CODES * CHANNELS).map(|_| random.symmetric()).collect::<Vec<f32>>();
     let (codebook, thumbnail_codebook) = (codebook(), grid.has_thumbnail().then(codebook));
     let mut random = Random(10);
     let mut codes = || (0..IMAGES * grid.block().cells()).map(|_| random.below(CODES) as u16).collect();
     let codes = (0..grid.positions()).map(|_| codes()).collect();
-    let path = dir.join(&manifest.database);
-    let contents = DatabaseContents { grid, codebook, thumbnail_codebook, codes, names: vec![] };
-    contents.write(&path).unwrap();
-    let database = BlockDatabase::open(&path).unwrap();
-    let position = manifest.retrieval.query_position;
-    build_index(&database, position, IndexSettings::default(), dir.join(&manifest.index)).unwrap();
+    DatabaseContents { grid, codebook, thumbnail_codebook, codes, names: vec![] }
 }

@@ -207,7 +207,13 @@ fn summary(manifest: &Manifest) -> Result<Vec<(String, String)>> {
         row("blocks", format!("{rows}×{cols} of {}×{} cells", block.height, block.width)),
         row("coherence", mode),
         row("neighbours", neighbours),
-        row("codebook", format!("{} entries", manifest.latent.codebook_size)),
+        row(
+            "codebook",
+            match manifest.latent.codebook_size {
+                0 => "none: latents are stored as f16".into(),
+                entries => format!("{entries} entries"),
+            },
+        ),
         row("diffusion", format!("{} timesteps, {} schedule", diffusion.timesteps, word(&diffusion.schedule)?)),
         row("predicts", word(&diffusion.prediction)?),
         row("sampler", format!("{}, {} steps", word(&diffusion.sampler)?, diffusion.steps)),
