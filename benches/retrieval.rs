@@ -1,23 +1,32 @@
-//! Retrieval at scale: bytes, open time, heap, recall and time per query of a database of many pictures.
+//! Retrieval at scale: bytes, open time, heap, recall, time and page faults per query of a database of many pictures.
 //!
 //! ```sh
 //! cargo bench --bench retrieval -- [PICTURES] [QUERIES]      # 200000 and 500 where not given
 //! cargo bench --bench retrieval -- 20000 500 --graph         # a graph even where a scan is faster
 //! cargo bench --bench retrieval -- 50000 500 --hnsw-rs       # hnsw_rs beside it, on the vectors themselves
 //! cargo bench --bench retrieval -- 50000 500 --dump FOLDER   # for benches/compare/retrieval_run.py
+//! cargo bench --bench retrieval -- --bundle DIR --queries FOLDER
 //! ```
-//! The latents are synthetic: 64-cell blocks of 1,024 codes (u16), a picture being a random mixture of two of 2,000
-//! prototypes with noise of its own, so that neighbours are neither equal nor arbitrary. Times are CPU time of this
-//! thread as the system counts it, so that a busy machine does not distort them.
+//! With `--bundle` the database is that of a bundle, and the queries are the pictures of a folder, through the bundle's
+//! encoder; `--hnsw-rs` and `--dump` as above. Without, the latents are synthetic: 64-cell blocks of 1,024 codes (u16), a
+//! picture being a random mixture of two of 2,000 prototypes with noise of its own, so that neighbours are neither equal
+//! nor arbitrary, and the queries are such pictures, a little changed.
+//!
+//! Times are CPU time of this thread as the system counts it, so that a busy machine does not distort them. Page faults
+//! are counted on Linux, after `dd` (coreutils) has told the system to drop the files from its cache: one fault is one page
+//! read from storage.
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use hnsw_rs::prelude::{DistL2, Hnsw};
 use rissole::budget::{self, CountingAllocator};
+use rissole::container::Container;
 use rissole::index::{FrozenIndex, IndexSettings, SearchScratch, build_index, exact_scan};
+use rissole::picture::read_fitted;
 use rissole::store::{BlockDatabase, DatabaseContents};
-use rissole::{BlockGrid, LatentShape, Result};
+use rissole::{BlockGrid, Bundle, Generator, LatentShape, Options, Result};
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
@@ -30,17 +39,28 @@ const K: usize = 20;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
+    let asked = |option: &str| arguments.iter().any(|a| a == option);
+    let path =
+        |option: &str| arguments.iter().position(|a| a == option).and_then(|i| arguments.get(i + 1)).map(PathBuf::from);
+    let beside = Beside { hnsw_rs: asked("--hnsw-rs"), dump: path("--dump") };
+    if let (Some(bundle), Some(queries)) = (path("--bundle"), path("--queries")) {
+        let bundle = Bundle::open(bundle)?;
+        let files = Files {
+            database: bundle.path_of(&bundle.manifest.database),
+            index: bundle.path_of(&bundle.manifest.index),
+        };
+        return measure(&files, |_| encoded(&bundle, &queries), &beside);
+    }
     let numbers: Vec<usize> = arguments.iter().filter_map(|argument| argument.parse().ok()).collect();
     let pictures = numbers.first().copied().unwrap_or(200_000);
     let queries = numbers.get(1).copied().unwrap_or(500);
-    let dump = arguments.iter().position(|a| a == "--dump").and_then(|i| arguments.get(i + 1)).map(PathBuf::from);
-    let asked = |option: &str| arguments.iter().any(|a| a == option);
-    let beside = Beside { hnsw_rs: asked("--hnsw-rs"), dump };
     let most_visited = if asked("--graph") { 1.0 } else { IndexSettings::default().most_visited };
     let settings = IndexSettings { most_visited, ..IndexSettings::default() };
     let folder = std::env::temp_dir().join(format!("rissole-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a temporary folder");
-    let done = measure(&folder, settings, pictures, queries, &beside);
+    let files = Files { database: folder.join("blocks.rsdb"), index: folder.join("blocks.rshn") };
+    let done =
+        build(&files, settings, pictures).and_then(|()| measure(&files, |db| Queries::near(db, queries), &beside));
     std::fs::remove_dir_all(&folder).expect("the temporary folder");
     done
 }
@@ -51,39 +71,61 @@ struct Beside {
     dump: Option<PathBuf>,
 }
 
-fn measure(folder: &Path, settings: IndexSettings, pictures: usize, queries: usize, beside: &Beside) -> Result<()> {
-    let (database, path) = (folder.join("blocks.rsdb"), folder.join("blocks.rshn"));
-    synthetic(pictures).write(&database)?;
-    let db = BlockDatabase::open(&database)?;
-    let (summary, seconds) = timed(|| build_index(&db, 0, settings, &path));
-    let summary = summary?;
-    let positions = db.positions() as u64 * pictures as u64;
-    println!("{pictures} pictures, {} positions of {CELLS} cells, {CODES} codes; {summary:?}", db.positions());
+struct Files {
+    database: PathBuf,
+    index: PathBuf,
+}
+
+impl Files {
+    fn open(&self) -> Result<(BlockDatabase, FrozenIndex)> {
+        let db = BlockDatabase::open(&self.database)?;
+        let index = FrozenIndex::open(&self.index, &db)?;
+        Ok((db, index))
+    }
+
+    /// Not mapped.
+    fn open_paged(&self) -> Result<(BlockDatabase, FrozenIndex)> {
+        let db = BlockDatabase::of(Container::open_paged(&self.database, BlockDatabase::KIND)?)?;
+        let index = FrozenIndex::of(Container::open_paged(&self.index, FrozenIndex::KIND)?, &db)?;
+        Ok((db, index))
+    }
+}
+
+fn build(files: &Files, settings: IndexSettings, pictures: usize) -> Result<()> {
+    synthetic(pictures).write(&files.database)?;
+    let db = BlockDatabase::open(&files.database)?;
+    let (summary, seconds) = timed(|| build_index(&db, 0, settings, &files.index));
+    summary?;
     println!("build                {seconds:.1} CPU-s, {:.2} ms a picture", 1000.0 * seconds / pictures as f64);
-    println!("database             {:.1} bytes a position and picture", db.len_bytes() as f64 / positions as f64);
-    let index = FrozenIndex::open(&path, &db)?;
-    println!("index                {:.1} bytes a picture", index.len_bytes() as f64 / pictures as f64);
+    Ok(())
+}
+
+fn measure(files: &Files, queries: impl FnOnce(&BlockDatabase) -> Result<Queries>, beside: &Beside) -> Result<()> {
+    let (db, index) = files.open()?;
+    let (pictures, summary) = (db.images(), index.summary());
+    let rows = db.positions() as u64 * u64::from(pictures);
+    println!("{pictures} pictures, {} positions of {} cells; {summary:?}", db.positions(), db.block().cells());
+    println!("database             {:.1} bytes a position and picture", db.len_bytes() as f64 / rows as f64);
+    println!("index                {:.1} bytes a picture", index.len_bytes() as f64 / f64::from(pictures));
+    let queries = queries(&db)?;
     drop((db, index));
 
     let heap = budget::live_bytes();
     budget::reset_peak();
     let started = Instant::now();
-    let db = BlockDatabase::open(&database)?;
-    let index = FrozenIndex::open(&path, &db)?;
+    let (db, index) = files.open()?;
     println!("open                 {:.3} ms (wall)", 1000.0 * started.elapsed().as_secs_f64());
-    let queries = Queries::new(&db, queries);
-    let own = queries.heap();
     let (mut scratch, mut exact) = (SearchScratch::default(), SearchScratch::default());
     index.search(&db, queries.block(0), K, None, &mut scratch)?;
-    println!("heap, open and query {} KiB", (budget::peak_bytes() - heap - own) / 1024);
-    exact_scan(&db, 0, queries.block(0), K, None, &mut exact)?;
+    println!("heap, open and query {} KiB", (budget::peak_bytes() - heap) / 1024);
+    exact_scan(&db, summary.position, queries.block(0), K, None, &mut exact)?;
 
     // The distance of the K-th true neighbour; fewer queries for the slow scan.
     let scanned = queries.count.min(100);
     let mut bounds = Vec::with_capacity(scanned);
     let (done, by_scan) = timed(|| {
         (0..scanned).try_for_each(|query| {
-            let near = exact_scan(&db, 0, queries.block(query), K, None, &mut exact)?;
+            let near = exact_scan(&db, summary.position, queries.block(query), K, None, &mut exact)?;
             bounds.push(near.last().map_or(0.0, |n| n.distance));
             Ok(())
         })
@@ -113,19 +155,69 @@ fn measure(folder: &Path, settings: IndexSettings, pictures: usize, queries: usi
             1e6 * by_search / queries.count as f64,
             db.len_bytes() + index.len_bytes()
         );
-        dump(folder, &vectors(&db)?, &queries, &bounds, &ours).expect("a folder to dump to");
+        dump(folder, &vectors(&db, summary.position)?, &queries, &bounds, &ours).expect("a folder to dump to");
     }
+    drop((db, index));
+    faults(files, &queries)?;
+    let (db, index) = files.open_paged()?;
+    index.search(&db, queries.block(0), K, None, &mut scratch)?;
+    let (done, by_pages) = timed(|| {
+        (0..queries.count)
+            .try_for_each(|query| index.search(&db, queries.block(query), K, None, &mut scratch).map(|_| ()))
+    });
+    done?;
+    println!("search, not mapped   {:.0} CPU-µs a query", 1e6 * by_pages / queries.count as f64);
     if beside.hnsw_rs {
-        hnsw_rs_beside(&vectors(&db)?, &queries, &bounds, recall);
+        hnsw_rs_beside(&vectors(&db, summary.position)?, &queries, &bounds, recall);
     }
     Ok(())
 }
 
-/// All blocks of `db`, one after the other.
-fn vectors(db: &BlockDatabase) -> Result<Vec<f32>> {
+/// Pages that a query has the system read: with nothing of the files in its cache, and with all of the index in it. The
+/// files are opened anew for each query, which is not counted.
+fn faults(files: &Files, queries: &Queries) -> Result<()> {
+    for (what, warm) in [("nothing cached", false), ("index cached", true)] {
+        let mut counts = Vec::new();
+        for query in 0..queries.count.min(50) {
+            if !(forget(&files.database) && forget(&files.index)) {
+                println!("page faults          not counted: no dd that can drop a file from the cache");
+                return Ok(());
+            }
+            let (db, index) = files.open()?;
+            if warm {
+                std::fs::read(&files.index).expect("the index");
+            }
+            let mut scratch = SearchScratch::default();
+            let Some(before) = major_faults() else { return Ok(()) };
+            index.search(&db, queries.block(query), K, None, &mut scratch)?;
+            counts.push(major_faults().unwrap_or(before) - before);
+        }
+        counts.sort_unstable();
+        let mean = counts.iter().sum::<u64>() as f64 / counts.len() as f64;
+        println!("page faults          {mean:.0} a query, at most {}, {what}", counts[counts.len() - 1]);
+    }
+    Ok(())
+}
+
+/// Has the system drop the file at `path`, which nothing maps, from its cache.
+fn forget(path: &Path) -> bool {
+    let mut input = std::ffi::OsString::from("if=");
+    input.push(path);
+    let done = Command::new("dd").arg(input).args(["iflag=nocache", "count=0"]).stderr(Stdio::null()).status();
+    done.is_ok_and(|status| status.success())
+}
+
+/// Faults of this process that were read from storage (proc_pid_stat(5), field 12).
+fn major_faults() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
+    text.rsplit(')').next()?.split_whitespace().nth(9)?.parse().ok()
+}
+
+/// All blocks of `db` at `position`, one after the other.
+fn vectors(db: &BlockDatabase, position: usize) -> Result<Vec<f32>> {
     let len = db.block().len();
     let mut vectors = vec![0.0; len * db.images() as usize];
-    (0..).zip(vectors.chunks_exact_mut(len)).try_for_each(|(image, out)| db.read_block(image, 0, out))?;
+    (0..).zip(vectors.chunks_exact_mut(len)).try_for_each(|(image, out)| db.read_block(image, position, out))?;
     Ok(vectors)
 }
 
@@ -171,7 +263,7 @@ fn hnsw_rs_beside(vectors: &[f32], queries: &Queries, bounds: &[f32], recall: f6
     }
 }
 
-/// What is asked: pictures of the database with a little noise.
+/// What is asked.
 struct Queries {
     blocks: Vec<f32>,
     block: usize,
@@ -179,24 +271,41 @@ struct Queries {
 }
 
 impl Queries {
-    fn new(db: &BlockDatabase, count: usize) -> Self {
+    /// Pictures of the database with a little noise.
+    fn near(db: &BlockDatabase, count: usize) -> Result<Self> {
         let block = db.block().len();
         let mut random = Random(77);
         let mut blocks = vec![0.0; block * count];
         for out in blocks.chunks_exact_mut(block) {
-            db.read_block(random.below(db.images() as usize) as u32, 0, out).expect("a sound database");
+            db.read_block(random.below(db.images() as usize) as u32, 0, out)?;
             out.iter_mut().for_each(|v| *v += 0.2 * (random.unit() - 0.5));
         }
-        Self { blocks, block, count }
+        Ok(Self { blocks, block, count })
     }
 
     fn block(&self, query: usize) -> &[f32] {
         &self.blocks[query * self.block..][..self.block]
     }
+}
 
-    fn heap(&self) -> u64 {
-        self.blocks.capacity() as u64 * 4
+/// The pictures in `folder`, as `bundle` looks pictures up.
+fn encoded(bundle: &Bundle, folder: &Path) -> Result<Queries> {
+    let mut generator = Generator::open(bundle, &Options::default())?;
+    let (grid, manifest) = (*generator.grid(), bundle.manifest.clone());
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).expect("a folder of pictures").flatten().map(|e| e.path()).collect();
+    files.retain(|file| file.extension().is_some_and(|ending| ending == "png"));
+    files.sort();
+    let block = grid.block().len();
+    let mut blocks = vec![0.0; block * files.len()];
+    for (file, out) in files.iter().zip(blocks.chunks_exact_mut(block)) {
+        let latent = generator.encode(&read_fitted(file, manifest.image)?)?;
+        match grid.block_at(manifest.retrieval.query_position) {
+            Some(block) => grid.read_block(&latent, block, out),
+            None => out.copy_from_slice(&grid.average_down(&latent)),
+        }
     }
+    Ok(Queries { blocks, block, count: files.len() })
 }
 
 /// `pictures` pictures of one block.

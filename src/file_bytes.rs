@@ -10,6 +10,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
+use std::ops::Range;
 use std::path::Path;
 
 use bytemuck::{Pod, Zeroable};
@@ -84,12 +85,22 @@ impl FileBytes {
         bytes.as_ptr().cast::<Line>().is_aligned().then_some(Self(Bytes::Lent(bytes)))
     }
 
-    /// Tells the system that reads jump about, so that it does not read ahead. Advice only: a refusal changes
-    /// nothing but speed.
+    /// Tells the system that reads jump about, so that it does not read ahead. Advice only, as the other: a refusal
+    /// changes nothing but speed.
     pub(crate) fn advise_random(&self) {
         #[cfg(unix)]
         if let Bytes::Mapped(map) = &self.0
             && let Err(e) = map.advise(Advice::Random)
+        {
+            log::debug!("madvise: {e}");
+        }
+    }
+
+    /// Tells the system that all of `range`, which lies within the file, will be read.
+    pub(crate) fn advise_needed(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = &self.0
+            && let Err(e) = map.advise_range(Advice::WillNeed, range.start, range.len())
         {
             log::debug!("madvise: {e}");
         }

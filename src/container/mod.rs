@@ -138,14 +138,17 @@ enum Content {
 }
 
 impl Container {
-    /// Maps the file at `path`, which must be of `kind`, and checks its header and section table.
+    /// Maps the file at `path`, which must be of `kind`, and checks its header and section table. The system is told that
+    /// reads jump about.
     ///
     /// # Errors
     /// [`Error::File`] where the file is missing, foreign, of another kind or version, truncated, or its header
     /// is damaged; [`Error::Io`] where the system refuses.
     pub fn open(path: impl AsRef<Path>, kind: [u8; 4]) -> Result<Self> {
-        let path = path.as_ref();
-        Self::of(FileBytes::map(path)?, path.to_owned(), kind)
+        let (path, file) = (path.as_ref(), FileBytes::map(path.as_ref())?);
+        // Before the first byte is read, or the system reads megabytes with it.
+        file.advise_random();
+        Self::of(file, path.to_owned(), kind)
     }
 
     /// The container in `file`, which is spoken of as `path`.
@@ -173,7 +176,7 @@ impl Container {
             let mut front = vec![0; length.min(file.len()) as usize];
             file.read_at(0, &mut front).map_err(|e| Error::io(&path, e)).map(|()| front)
         };
-        let sections = front(HEADER as u64)?.get(SECTIONS).map_or(0, |bytes| bytemuck::pod_read_unaligned(bytes));
+        let sections = front(HEADER as u64)?.get(SECTIONS).map_or(0, bytemuck::pod_read_unaligned);
         let front = front(header_length(sections.min(MAX_SECTIONS)))?;
         let entries = check_structure(&front, file.len(), kind).map_err(|fault| Error::file(&path, fault))?;
         Ok(Self { path, file: Content::Paged(file), entries })
@@ -199,13 +202,6 @@ impl Container {
             }
         }
         Ok(())
-    }
-
-    /// Tells the system that reads jump about.
-    pub(crate) fn advise_random(&self) {
-        if let Content::Whole(file) = &self.file {
-            file.advise_random();
-        }
     }
 
     /// The file.
@@ -234,7 +230,7 @@ impl Container {
     /// The section `id` as `T`s, whatever their number.
     pub(crate) fn section<T: Pod>(&self, id: SectionId) -> Result<Section<T>> {
         // Sections start on a page of a file that starts on a line, and a buffer of `T` is one of `T`.
-        const { assert!(align_of::<T>() <= FileBytes::ALIGN && PAGE as usize % FileBytes::ALIGN == 0) };
+        const { assert!(align_of::<T>() <= FileBytes::ALIGN && (PAGE as usize).is_multiple_of(FileBytes::ALIGN)) };
         let at = self.entries.binary_search_by_key(&id, |e| SectionId(e.kind, e.index));
         let Ok(at) = at else {
             return Err(self.fault(format!("section {:?} {} is missing", id.0.escape_ascii().to_string(), id.1)));
@@ -310,6 +306,13 @@ impl Container {
         file.bytes().get(start as usize..end as usize).map(bytemuck::cast_slice)
     }
 
+    /// Tells the system that all of a section will be read.
+    pub(crate) fn advise_needed<T>(&self, section: &Section<T>) {
+        if let Content::Whole(file) = &self.file {
+            file.advise_needed(section.bytes.start as usize..section.bytes.end as usize);
+        }
+    }
+
     /// The value `at` of a section of this container; `None` where there is no such value.
     #[inline]
     pub(crate) fn value<T: Pod>(&self, section: &Section<T>, at: u64) -> Result<Option<T>> {
@@ -341,7 +344,9 @@ impl Container {
     fn each_piece<T: Pod>(&self, range: Range<u64>, mut take: impl FnMut(&[T])) -> Result<()> {
         match &self.file {
             Content::Whole(file) => {
-                take(bytemuck::cast_slice(&file.bytes()[range.start as usize..range.end as usize]));
+                let range = range.start as usize..range.end as usize;
+                file.advise_needed(range.clone());
+                take(bytemuck::cast_slice(&file.bytes()[range]));
             }
             Content::Paged(file) => {
                 let (mut piece, mut start) = (Vec::new(), range.start);

@@ -205,12 +205,12 @@ fn build_graph(at: At<'_>, settings: IndexSettings, check: &dyn Fn() -> Result<(
     let hnsw = Hnsw::new(settings.connections, nodes, MAX_LEVELS as usize, settings.ef_construction, distance);
     let (mut codes, mut buffer) = (vec![], RowBuffer::default());
     // One after the other: the order decides the graph.
-    for (node, members) in members.iter().enumerate() {
+    for node in scattered(nodes) {
         check()?;
         codes.clear();
-        codes.extend(rows.row(members[0], &mut buffer)?.iter().map(|code| code as u16));
+        codes.extend(rows.row(members[node][0], &mut buffer)?.iter().map(|code| code as u16));
         if !distance.knows(&codes) {
-            return Err(at.db.unknown_code(members[0], at.position));
+            return Err(at.db.unknown_code(members[node][0], at.position));
         }
         hnsw.insert_slice((&codes, node));
     }
@@ -220,6 +220,24 @@ fn build_graph(at: At<'_>, settings: IndexSettings, check: &dyn Fn() -> Result<(
     let mended = graph.mend(at)?;
     log::debug!("index of position {}: {nodes} distinct blocks, {mended} were unreachable", at.position);
     Ok(graph)
+}
+
+/// `0..count` in steps of about a golden section, and around: a database whose pictures are in order of their likeness
+/// makes a worse graph when they are inserted in that order.
+pub(super) fn scattered(count: usize) -> impl Iterator<Item = usize> {
+    let prime_to = |step: &usize| {
+        let (mut a, mut b) = (*step, count);
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a == 1
+    };
+    let step = ((count as f64 * 0.618_033_988_75) as usize..=count).find(prime_to).unwrap_or(1);
+    (0..count).scan(0, move |next, _| {
+        let at = *next;
+        *next = (*next + step) % count;
+        Some(at)
+    })
 }
 
 /// The pictures that share a block, for each distinct block, both in order of image id.

@@ -24,6 +24,7 @@ pub fn exact_scan<'s>(
     check_neighbours(db, k, exclude)?;
     let mut distances = Distances::new(db, position, query, &mut scratch.table, &mut scratch.row)?;
     scratch.nearest.clear(k);
+    db.rows(position).advise_needed();
     for image in (0..db.images()).filter(|&image| Some(image) != exclude) {
         scratch.nearest.offer(Ranked::new(distances.to(image)?, image));
     }

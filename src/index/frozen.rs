@@ -74,7 +74,6 @@ impl FrozenIndex {
     /// # Errors
     /// As [`Self::open`].
     pub fn of(container: Container, db: &BlockDatabase) -> Result<Self> {
-        container.advise_random();
         let head = container.only::<Head>(format::HEAD)?;
         head.check().map_err(|fault| container.fault(fault))?;
         if head.database != db.content_hash() || head.images != db.images() {

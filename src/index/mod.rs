@@ -31,6 +31,7 @@ mod format;
 mod freeze;
 mod frozen;
 mod grow;
+mod order;
 mod scratch;
 mod table;
 mod walk;
@@ -39,6 +40,7 @@ pub use build::{IndexSettings, build_index, build_index_while};
 pub use exact::exact_scan;
 pub use frozen::{FrozenIndex, IndexSummary};
 pub use grow::follow_index_while;
+pub use order::order_by_likeness;
 pub use scratch::SearchScratch;
 
 /// A picture near the query.

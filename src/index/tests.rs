@@ -1,6 +1,7 @@
 use hnsw_rs::prelude::Distance;
 
 use super::SearchScratch;
+use super::build::scattered;
 use super::freeze::DraftGraph;
 use super::frozen::At;
 use super::scratch::Visited;
@@ -90,4 +91,13 @@ fn a_query_too_far_away_is_refused_and_the_farthest_accepted() {
     let found = super::exact_scan(&db, 0, &[-1e9; 12], 40, None, &mut scratch).unwrap();
     assert!(found.iter().all(|neighbour| neighbour.distance.is_finite()));
     assert!(super::exact_scan(&db, 0, &[1.1e9; 12], 40, None, &mut scratch).is_err());
+}
+
+#[test]
+fn scattering_leaves_none_out() {
+    for count in [0, 1, 2, 3, 10, 1000, 9999] {
+        let mut all: Vec<usize> = scattered(count).collect();
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..count), "{count}");
+    }
 }

@@ -77,7 +77,6 @@ impl BlockDatabase {
     /// # Errors
     /// As [`Self::open`].
     pub fn of(container: Container) -> Result<Self> {
-        container.advise_random();
         let head = container.only::<Head>(head::HEAD)?;
         let grid = head.check().map_err(|fault| container.fault(fault))?;
         let channels = grid.latent().channels as u64;
@@ -339,7 +338,7 @@ fn open_codes(container: &Container, head: &Head, grid: &BlockGrid, position: us
     let (id, length, images) = (head::codes(position), head.row_len(grid), u64::from(head.images));
     Ok(match head.codebook_size_at(grid, position) {
         0 => Codes::U16(container.section_of(head::values(position), images * rows::stride::<u16>(length) as u64)?),
-        ..=256 => Codes::U8(container.section_of(id, images * rows::stride::<u8>(length) as u64)?),
+        1..=256 => Codes::U8(container.section_of(id, images * rows::stride::<u8>(length) as u64)?),
         _ => Codes::U16(container.section_of(id, images * rows::stride::<u16>(length) as u64)?),
     })
 }

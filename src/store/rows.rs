@@ -94,6 +94,14 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// Tells the system that all rows will be read.
+    pub(crate) fn advise_needed(&self) {
+        match self.codes {
+            Codes::U8(codes) => self.container.advise_needed(codes),
+            Codes::U16(codes) => self.container.advise_needed(codes),
+        }
+    }
+
     /// Gives `take` the rows of `images` as they lie in the file, padding included, in order and in pieces.
     pub(super) fn each_piece(&self, images: Range<u32>, mut take: impl FnMut(&[u8])) -> Result<()> {
         match self.codes {

@@ -66,7 +66,7 @@ fn what_was_written_comes_back() {
 
 /// The same without codebooks: values, the first of them the smallest, the largest, and both zeros.
 fn uncoded() -> DatabaseContents {
-    let values = |salt: u16| (0..24).map(move |i: u16| (i * 7919 + salt * 631) % 0x7c00 | (i % 2) << 15);
+    let values = |salt: u16| (0..24).map(move |i: u16| ((i * 7919 + salt * 631) % 0x7c00) | ((i % 2) << 15));
     let codes = |position: u16| [0x0001, 0xfbff, 0x0000, 0x8000].into_iter().chain(values(position).skip(4)).collect();
     DatabaseContents { codebook: vec![], thumbnail_codebook: None, codes: (0..5).map(codes).collect(), ..contents(9) }
 }
@@ -108,9 +108,7 @@ fn values_come_back_without_a_codebook() {
         let rows = if position == 2 { &hostile } else { codes };
         sections.push((head::values(position), bytemuck::cast_slice(rows).to_vec()));
     }
-    for (id, offsets) in [(head::NAME_OFFSETS, [0u32, 5, 5, 17])] {
-        sections.push((id, bytemuck::cast_slice(&offsets).to_vec()));
-    }
+    sections.push((head::NAME_OFFSETS, bytemuck::cast_slice(&[0u32, 5, 5, 17]).to_vec()));
     sections.push((head::NAME_TEXT, "a.pnggrößer.png".into()));
     let sections = sections.into_iter().map(|(id, bytes)| (id, crate::container::source(bytes))).collect();
     crate::container::write(&path, BlockDatabase::KIND, sections).unwrap();

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use half::f16;
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
 use super::head::{self, Head};
 use super::{BlockDatabase, rows};
@@ -45,8 +46,26 @@ impl DatabaseContents {
         self.codes.first().map_or(0, |codes| codes.len() / self.row_len())
     }
 
+    /// Writes the values that the row `codes` of `position` stands for to `out`, as long as a block, cell by cell; `None`
+    /// for a code that stands for none.
+    pub(crate) fn values(&self, position: usize, codes: &[u16], out: &mut [f32]) -> Option<()> {
+        if self.codebook.is_empty() {
+            codes.reinterpret_cast::<f16>().convert_to_f32_slice(out);
+            return Some(());
+        }
+        let channels = self.grid.block().channels;
+        let codebook = match self.grid.block_at(position) {
+            Some(_) => &self.codebook,
+            None => self.thumbnail_codebook.as_ref()?,
+        };
+        for (&code, out) in codes.iter().zip(out.chunks_exact_mut(channels)) {
+            out.copy_from_slice(codebook.get(usize::from(code) * channels..)?.get(..channels)?);
+        }
+        Some(())
+    }
+
     /// Codes of a picture at one position.
-    fn row_len(&self) -> usize {
+    pub(crate) fn row_len(&self) -> usize {
         if self.codebook.is_empty() { self.grid.block().len() } else { self.grid.block().cells() }
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use rissole::index::{IndexSettings, build_index_while};
+use rissole::index::{IndexSettings, build_index_while, order_by_likeness};
 use rissole::store::{BlockDatabase, DatabaseContents, RowBuffer};
 use rissole::{BlockGrid, Error, Result};
 
@@ -17,6 +17,8 @@ use crate::random::Random;
 use crate::train::codebook::Codebook;
 use crate::train::vqgan::Vqgan;
 
+/// The position that pictures are looked up by: the thumbnail, or the first block.
+const QUERY_POSITION: usize = 0;
 /// Pictures encoded at a time.
 const BATCH: usize = 32;
 /// Largest number of shards.
@@ -137,13 +139,14 @@ impl Run {
             positions.insert(0, book.assign(&averages).into_iter().map(|c| c as u16).collect());
             book.entries
         });
-        let contents = DatabaseContents {
+        let mut contents = DatabaseContents {
             grid,
             codebook: codebook.entries.clone(),
             thumbnail_codebook,
             codes: positions,
             names: names(dataset, &split.train),
         };
+        order_by_likeness(&mut contents, QUERY_POSITION);
         contents.write(self.product(Stage::Encode))
     }
 
@@ -163,7 +166,7 @@ impl Run {
     pub(super) fn build_index(&self) -> Result<()> {
         let database = BlockDatabase::open(self.product(Stage::Encode))?;
         let path = self.product(Stage::Index);
-        let summary = build_index_while(&database, 0, IndexSettings::default(), path, &check_interrupted)?;
+        let summary = build_index_while(&database, QUERY_POSITION, IndexSettings::default(), path, &check_interrupted)?;
         log::info!("index: {summary:?}");
         Ok(())
     }

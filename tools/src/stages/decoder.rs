@@ -1,5 +1,7 @@
 //! Stage: train the decoder on, encoder and codebook fixed, where the recipe asks for it.
 
+use std::collections::HashMap;
+
 use rissole::store::BlockDatabase;
 use rissole::{Error, Result};
 
@@ -16,11 +18,12 @@ use crate::train::vqgan::Vqgan;
 struct OnLatents<'a, B: Backend> {
     trainer: DecoderTrainer<'a, B>,
     dataset: Dataset,
-    split: Split,
+    /// The pictures of the dataset in the order of the database.
+    pictures: Vec<u32>,
     /// `K × C`.
     codebook: Vec<f32>,
     channels: usize,
-    /// Codes of the latents in the order of `split.train`, `N × H·W`.
+    /// Codes of the latents in the order of the database, `N × H·W`.
     codes: Vec<u16>,
     batch: usize,
 }
@@ -33,7 +36,7 @@ impl<B: Backend> Training for OnLatents<'_, B> {
     }
 
     fn advance(&mut self, _saved_after: bool) -> Result<Vec<f64>> {
-        let images = self.split.train.len();
+        let images = self.pictures.len();
         let cells = self.codes.len() / images;
         let (mut latents, mut pixels) = (Vec::new(), Vec::new());
         for _ in 0..self.batch {
@@ -41,11 +44,24 @@ impl<B: Backend> Training for OnLatents<'_, B> {
             for &code in &self.codes[image * cells..][..cells] {
                 latents.extend(&self.codebook[usize::from(code) * self.channels..][..self.channels]);
             }
-            pixels.extend(normalised(&self.dataset, self.split.train[image] as usize));
+            pixels.extend(normalised(&self.dataset, self.pictures[image] as usize));
         }
         let e = self.trainer.train(&latents, &pixels, self.dataset.height, self.dataset.width)?;
         Ok(vec![e.absolute, e.squared, e.adversarial_weight, e.discriminator])
     }
+}
+
+/// The training pictures in the order of `database`, which has them under their names.
+fn pictures_of(database: &BlockDatabase, dataset: &Dataset, split: &Split) -> Result<Vec<u32>> {
+    let named = split.train.iter().map(|&picture| (dataset.names[picture as usize].as_str(), picture));
+    let named: HashMap<&str, u32> = named.collect();
+    let picture = |image: u32| {
+        let name = database.name(image)?.unwrap_or_default();
+        let unknown =
+            || Error::file(database.path(), format!("{name:?} is no training picture, or the name of several"));
+        named.get(name.as_str()).copied().filter(|_| named.len() == split.train.len()).ok_or_else(unknown)
+    };
+    (0..database.images()).map(picture).collect()
 }
 
 impl Run {
@@ -61,8 +77,8 @@ impl Run {
         let trainer = self.decoder_trainer(backend, &self.vqgan(backend)?)?;
         let training = OnLatents {
             trainer,
+            pictures: pictures_of(&database, &dataset, &split)?,
             dataset,
-            split,
             codebook: database.codebook().to_vec(),
             channels: grid.latent().channels,
             codes: latent_codes(&database, &grid)?,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use rissole::index::{IndexSummary, build_index_while};
+use rissole::index::{IndexSummary, build_index_while, order_by_likeness};
 use rissole::store::{BlockDatabase, Collection};
 use rissole::{Bundle, Error, Generator, Manifest, Result};
 use serde_json::{Value, json};
@@ -72,7 +72,9 @@ fn build(model: &Bundle, collection: Collection, dir: &Path) -> Result<IndexSumm
         }
     }
     let path = dir.join(&manifest.database);
-    collection.into_contents().write(&path)?;
+    let mut contents = collection.into_contents();
+    order_by_likeness(&mut contents, manifest.retrieval.query_position);
+    contents.write(&path)?;
     let database = BlockDatabase::open(&path)?;
     let (position, path) = (manifest.retrieval.query_position, dir.join(&manifest.index));
     build_index_while(&database, position, settings(manifest), path, &interrupt::check)
