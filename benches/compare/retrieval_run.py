@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Processor time of a query at equal recall, on one thread: rissole beside usearch, hnswlib and faiss.
+"""Processor time of a query at equal recall, on one thread: rissole beside usearch, hnswlib, faiss, ScaNN.
 
     cargo bench --bench retrieval -- 50000 500 --hnsw-rs --dump /tmp/retrieval
     python benches/compare/retrieval_run.py /tmp/retrieval
 
 The first command measures rissole (and hnsw_rs) and leaves vectors, queries and the distance of each query's 20th true
-neighbour; this script gives the same to the other systems. Each builds its graph with M 16 and 200 candidates, then
+neighbour; this script gives the same to the other systems. Each but ScaNN, which has none, builds its graph with M 16 and 200 candidates, then
 searches with ever more candidates until its recall@20 is at least rissole's; of that setting the median of the rounds
 is printed. They keep the vectors themselves (512 floats a picture), rissole keeps 64 codes of 2 bytes and answers from
 a memory map: bytes on disk and growth of the resident memory are printed beside the time.
@@ -88,11 +88,32 @@ def faiss_side(vectors, folder):
     return search, path.stat().st_size, lambda: resident() - before
 
 
+def scann_side(vectors, folder):
+    from scann.scann_ops.py import scann_ops_pybind
+
+    before = resident()
+    leaves = int(len(vectors) ** 0.5)
+    builder = scann_ops_pybind.builder(vectors, K, "squared_l2").set_n_training_threads(1)
+    builder = builder.tree(num_leaves=leaves, num_leaves_to_search=leaves, training_sample_size=len(vectors))
+    index = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(100).build()
+    path = folder / "scann"
+    path.mkdir()
+    index.serialize(str(path))
+
+    def search(query, ef):
+        # No graph: `ef` candidates are compared exactly, out of a share of the leaves that grows with them.
+        return index.search(query, final_num_neighbors=K, pre_reorder_num_neighbors=ef,
+                            leaves_to_search=min(leaves, max(1, ef // 4)))[0]
+
+    return search, sum(file.stat().st_size for file in path.iterdir()), lambda: resident() - before
+
+
 SIDES = {
     "usearch f32, view": ("usearch", lambda v, f: usearch_side(v, f, "f32")),
     "usearch f16, view": ("usearch", lambda v, f: usearch_side(v, f, "f16")),
     "hnswlib": ("hnswlib", hnswlib_side),
     "faiss HNSW": ("faiss-cpu", faiss_side),
+    "ScaNN": ("scann", scann_side),
 }
 
 

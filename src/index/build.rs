@@ -5,11 +5,11 @@ use std::path::Path;
 
 use hnsw_rs::prelude::Hnsw;
 
+use super::distance::CodeDistance;
 use super::exact::{check_position, exact_scan};
 use super::format::{self, Head, MAX_DEGREE, MAX_EF, MAX_LEVELS, MODE_EXACT, MODE_GRAPH};
 use super::freeze::DraftGraph;
 use super::frozen::{At, search_graph};
-use super::table::{CodeDistance, between_entries};
 use super::{FrozenIndex, IndexSummary, SearchScratch};
 use crate::container;
 use crate::error::{Error, Result};
@@ -200,9 +200,8 @@ fn build_graph(at: At<'_>, settings: IndexSettings, check: &dyn Fn() -> Result<(
     let members = equal_blocks(at.db, at.position)?;
     let (nodes, rows) = (members.len(), at.db.rows(at.position));
     let (codebook, channels) = (at.db.codebook_at(at.position), at.db.block().channels);
-    let table = between_entries(codebook, channels);
-    let distance = CodeDistance::new(codebook, channels, &table);
-    let hnsw = Hnsw::new(settings.connections, nodes, MAX_LEVELS as usize, settings.ef_construction, distance);
+    let distance = CodeDistance::new(codebook, channels);
+    let hnsw = Hnsw::new(settings.connections, nodes, MAX_LEVELS as usize, settings.ef_construction, distance.clone());
     let (mut codes, mut buffer) = (vec![], RowBuffer::default());
     // One after the other: the order decides the graph.
     for node in scattered(nodes) {

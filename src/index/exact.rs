@@ -1,6 +1,6 @@
 //! Exact search: every picture is looked at.
 
-use super::table::Distances;
+use super::distance::Distances;
 use super::{Neighbour, SearchScratch, scratch::Ranked};
 use crate::error::{Error, Result};
 use crate::store::BlockDatabase;
@@ -22,7 +22,7 @@ pub fn exact_scan<'s>(
 ) -> Result<&'s [Neighbour]> {
     check_position(db, position)?;
     check_neighbours(db, k, exclude)?;
-    let mut distances = Distances::new(db, position, query, &mut scratch.table, &mut scratch.row)?;
+    let mut distances = Distances::new(db, position, query, &mut scratch.distance)?;
     scratch.nearest.clear(k);
     db.rows(position).advise_needed();
     for image in (0..db.images()).filter(|&image| Some(image) != exclude) {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::SearchScratch;
+use super::distance::Distances;
 use super::format::{self, MAX_DEGREE};
 use super::frozen::At;
 use super::scratch::Visited;
-use super::table::Distances;
 use super::walk::{Graph, reach, walk};
 use crate::container::{SectionId, Source, source};
 use crate::error::{Error, Result};
@@ -100,8 +100,8 @@ impl DraftGraph {
                 continue;
             }
             at.db.read_block(self.members[node as usize][0], at.position, &mut query)?;
-            let SearchScratch { table, row, trail, .. } = &mut scratch;
-            let mut distances = Distances::new(at.db, at.position, &query, table, row)?;
+            let SearchScratch { distance, trail, .. } = &mut scratch;
+            let mut distances = Distances::new(at.db, at.position, &query, distance)?;
             walk(&Ground(self), &mut distances, at.ef.min(self.members.len()), trail)?;
             let mut found = trail.beam.nodes().map(|found| found.id());
             let from = found.find(|&found| self.ground[found as usize].len() < MAX_DEGREE);

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::distance::Distances;
 use super::exact::{check_found, check_neighbours, check_position, exact_scan};
 use super::format::{self, Head, MAX_DEGREE, MODE_GRAPH};
 use super::freeze::DraftGraph;
 use super::scratch::{Ranked, Visited};
-use super::table::Distances;
 use super::walk::{Graph, reach, walk};
 use super::{Neighbour, SearchScratch};
 use crate::container::{Container, Resident, Section};
@@ -213,8 +213,8 @@ pub(super) fn search_graph<'s>(
 ) -> Result<&'s [Neighbour]> {
     check_position(at.db, at.position)?;
     check_neighbours(at.db, k, exclude)?;
-    let SearchScratch { table, row, trail, members, nearest } = scratch;
-    let mut distances = Distances::new(at.db, at.position, query, table, row)?;
+    let SearchScratch { distance, trail, members, nearest } = scratch;
+    let mut distances = Distances::new(at.db, at.position, query, distance)?;
     // k + 1 nodes hold k pictures besides the excluded one.
     let ef = at.ef.max(k + 1).min(graph.nodes() as usize);
     walk(graph, &mut distances, ef, trail)?;

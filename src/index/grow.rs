@@ -6,12 +6,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::build::{Draft, IndexSettings, MUTUAL, build_index_while};
+use super::distance::{CodeDistance, Distances};
 use super::exact::check_position;
 use super::format::MAX_LEVELS;
 use super::freeze::DraftGraph;
 use super::frozen::{At, FrozenIndex, IndexSummary};
 use super::scratch::{Ranked, SearchScratch};
-use super::table::{CodeDistance, Distances, between_entries};
 use super::walk::{Graph, descend, spread};
 use crate::error::{Error, Result};
 use crate::store::{BlockDatabase, RowBuffer};
@@ -61,14 +61,13 @@ pub fn follow_index_while(
 struct Gardener<'a> {
     at: At<'a>,
     settings: IndexSettings,
-    /// Of [`between_entries`].
-    table: Vec<f32>,
+    distance: CodeDistance<'a>,
 }
 
 impl<'a> Gardener<'a> {
     fn new(at: At<'a>, settings: IndexSettings) -> Self {
         let (codebook, channels) = (at.db.codebook_at(at.position), at.db.block().channels);
-        Self { at, settings, table: between_entries(codebook, channels) }
+        Self { at, settings, distance: CodeDistance::new(codebook, channels) }
     }
 
     fn tend(
@@ -102,10 +101,9 @@ impl<'a> Gardener<'a> {
     /// Squared distance between the blocks of two nodes that have pictures.
     fn between(&self, graph: &DraftGraph, a: u32, b: u32) -> Result<f32> {
         let At { db, position, .. } = self.at;
-        let distance = CodeDistance::new(db.codebook_at(position), db.block().channels, &self.table);
         let [mut one, mut other] = [RowBuffer::default(), RowBuffer::default()];
         let rows = db.rows(position);
-        Ok(distance.rows(rows.row(graph.picture(a)?, &mut one)?, rows.row(graph.picture(b)?, &mut other)?))
+        Ok(self.distance.rows(rows.row(graph.picture(a)?, &mut one)?, rows.row(graph.picture(b)?, &mut other)?))
     }
 
     /// Of `candidates`, nearest first, those not nearer to one already taken than to where they are seen from, at
@@ -175,8 +173,8 @@ impl<'a> Gardener<'a> {
         let At { db, position, .. } = self.at;
         let mut query = vec![0.0; db.block().len()];
         db.read_block(image, position, &mut query)?;
-        let SearchScratch { table, row, trail, .. } = scratch;
-        let mut distances = Distances::new(db, position, &query, table, row)?;
+        let SearchScratch { distance, trail, .. } = scratch;
+        let mut distances = Distances::new(db, position, &query, distance)?;
 
         let node = graph.nodes();
         let (level, top) = (self.level_of(node), graph.levels() - 1);

@@ -3,9 +3,8 @@
 //! An HNSW graph (Malkov & Yashunin 2018, arXiv 1603.09320) built by hnsw_rs, then frozen to flat arrays that
 //! are searched where they are mapped. Two things differ from a general HNSW, because blocks are quantized:
 //!
-//! - **Distances are exact and cheap.** A query's squared distance to every codebook entry at every cell makes a
-//!   table of h·w × K; the squared L2 distance to a block is then h·w look-ups in it. No vector is stored twice. (Where
-//!   blocks are stored as values, they are subtracted and squared.)
+//! - **Distances are exact and cheap.** A block is read as its h·w codes, and its squared L2 distance to the query added up
+//!   from the entries of the codebook. No vector is stored twice. (Where blocks are stored as values, those are read.)
 //! - **Equal blocks share a node.** Thousands of pictures may have the very same first block (a blank corner),
 //!   and a graph of equal points falls apart. A node stands for all pictures with its codes; results list them
 //!   by ascending image id.
@@ -26,6 +25,7 @@
 //! visits a node at most once, so it ends.
 
 mod build;
+mod distance;
 mod exact;
 mod format;
 mod freeze;
@@ -33,7 +33,6 @@ mod frozen;
 mod grow;
 mod order;
 mod scratch;
-mod table;
 mod walk;
 
 pub use build::{IndexSettings, build_index, build_index_while};

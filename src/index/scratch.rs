@@ -3,15 +3,13 @@
 use std::collections::BinaryHeap;
 
 use super::Neighbour;
-use crate::store::RowBuffer;
+use super::distance::DistanceScratch;
 
 /// Working memory of searches, to be kept between them: once it has served the largest query, no search
 /// allocates.
 #[derive(Debug, Default)]
 pub struct SearchScratch {
-    /// Distances of the query to every codebook entry, cells × K.
-    pub(super) table: Vec<f32>,
-    pub(super) row: RowBuffer,
+    pub(super) distance: DistanceScratch,
     pub(super) trail: Trail,
     pub(super) members: Vec<u32>,
     pub(super) nearest: Nearest,

@@ -2,10 +2,10 @@ use hnsw_rs::prelude::Distance;
 
 use super::SearchScratch;
 use super::build::scattered;
+use super::distance::{CodeDistance, DistanceScratch, Distances};
 use super::freeze::DraftGraph;
 use super::frozen::At;
 use super::scratch::Visited;
-use super::table::{CodeDistance, Distances, between_entries};
 use super::walk::{Graph, reach};
 use crate::latent::{BlockGrid, LatentShape};
 use crate::store::{BlockDatabase, DatabaseContents, RowBuffer};
@@ -27,14 +27,12 @@ fn database(name: &str, entries: usize) -> BlockDatabase {
     db
 }
 
-/// The builder's distance, tabled or not, the searcher's table, and plain arithmetic agree.
+/// The builder's distance, the searcher's, and plain arithmetic agree.
 #[test]
 fn all_ways_to_a_distance_agree() {
     for entries in [50, 300] {
         let db = database(&format!("distance{entries}"), entries);
-        let table = between_entries(db.codebook(), 2);
-        let (tabled, untabled) =
-            (CodeDistance::new(db.codebook(), 2, &table), CodeDistance::new(db.codebook(), 2, &[]));
+        let built = CodeDistance::new(db.codebook(), 2);
         let codes = |image| {
             db.rows(0).row(image, &mut RowBuffer::default()).unwrap().iter().map(|code| code as u16).collect::<Vec<_>>()
         };
@@ -45,14 +43,12 @@ fn all_ways_to_a_distance_agree() {
         };
         for (a, b) in [(0, 0), (0, 1), (7, 30), (39, 2)] {
             let plain: f32 = block(a).iter().zip(block(b)).map(|(a, b)| (a - b) * (a - b)).sum();
-            let (mut table, mut row) = (vec![], RowBuffer::default());
-            let searched = Distances::new(&db, 0, &block(a), &mut table, &mut row).unwrap().to(b).unwrap();
-            for distance in [tabled.eval(&codes(a), &codes(b)), untabled.eval(&codes(a), &codes(b)), searched] {
+            let searched = Distances::new(&db, 0, &block(a), &mut DistanceScratch::default()).unwrap().to(b).unwrap();
+            for distance in [built.eval(&codes(a), &codes(b)), searched] {
                 assert!((distance - plain).abs() <= 1e-5 * plain, "{distance} is not {plain}");
             }
         }
     }
-    assert!(between_entries(&[0.0; 2 * 2049], 2).is_empty(), "too large for a table");
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use std::hint::black_box;
 
+use super::distance::Distances;
 use super::scratch::{Ranked, Trail, Visited};
-use super::table::Distances;
 use crate::error::Result;
 
 /// A layered graph of nodes `0..nodes()`. What it returns is in bounds: node ids below `nodes()`, image ids in
