@@ -20,7 +20,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use hnsw_rs::prelude::{DistL2, Hnsw};
+use hnsw_rs::hnswio::{HnswIo, ReloadOptions};
+use hnsw_rs::prelude::{AnnT, DistL2, Hnsw};
 use rissole::budget::{self, CountingAllocator};
 use rissole::container::Container;
 use rissole::index::{FrozenIndex, IndexSettings, SearchScratch, build_index, exact_scan};
@@ -230,8 +231,8 @@ fn dump(folder: &Path, vectors: &[f32], queries: &Queries, bounds: &[f32], ours:
     std::fs::write(folder.join("rissole.json"), ours)
 }
 
-/// hnsw_rs over the vectors in memory, with the settings that our graph is built with, at the least `ef` that
-/// reaches `recall`.
+/// hnsw_rs over the vectors, with the settings that our graph is built with, at the least `ef` that reaches `recall`: in
+/// memory, and as reloaded from its own files with the vectors mapped.
 fn hnsw_rs_beside(vectors: &[f32], queries: &Queries, bounds: &[f32], recall: f64) {
     let IndexSettings { connections, ef_construction, .. } = IndexSettings::default();
     let count = vectors.len() / queries.block;
@@ -242,25 +243,37 @@ fn hnsw_rs_beside(vectors: &[f32], queries: &Queries, bounds: &[f32], recall: f6
     });
     println!("hnsw_rs, build       {:.2} CPU-ms a picture", 1000.0 * seconds / count as f64);
     println!("hnsw_rs, heap        {} KiB", (budget::live_bytes() - heap) / 1024);
-    for ef in [20, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024] {
-        let mut right = 0;
-        let ((), seconds) = timed(|| {
-            for query in 0..queries.count {
-                let near = graph.search(queries.block(query), K, ef);
-                // Its distances are roots of sums in another order: a neighbour at the bound may be a hair beyond.
-                let within = |bound: &f32| near.iter().filter(|n| n.distance * n.distance <= bound * 1.00001).count();
-                right += bounds.get(query).map_or(0, within);
-            }
-        });
-        let found = right as f64 / (K * bounds.len()) as f64;
-        println!(
-            "hnsw_rs, ef {ef:4}     recall {found:.4}, {:.0} CPU-µs a query",
-            1e6 * seconds / queries.count as f64
-        );
-        if found >= recall {
-            return;
+    let enough = [20, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024];
+    let enough = enough.into_iter().find(|&ef| ask_hnsw_rs("hnsw_rs", &graph, ef, queries, bounds) >= recall);
+    let Some(ef) = enough else { return };
+
+    let folder = std::env::temp_dir().join(format!("rissole-bench-hnsw-rs-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a temporary folder");
+    let name = graph.file_dump(&folder, "dump").expect("hnsw_rs writes its files");
+    drop(graph);
+    let heap = budget::live_bytes();
+    let mut files = HnswIo::new_with_options(&folder, &name, ReloadOptions::new(true));
+    let graph: Hnsw<'_, f32, DistL2> = files.load_hnsw().expect("hnsw_rs reads its files");
+    println!("hnsw_rs, mapped heap {} KiB", (budget::live_bytes() - heap) / 1024);
+    ask_hnsw_rs("hnsw_rs, mapped", &graph, ef, queries, bounds);
+    std::fs::remove_dir_all(&folder).expect("the temporary folder");
+}
+
+/// The recall at `ef`; says it, and the time.
+fn ask_hnsw_rs(what: &str, graph: &Hnsw<'_, f32, DistL2>, ef: usize, queries: &Queries, bounds: &[f32]) -> f64 {
+    let mut right = 0;
+    let ((), seconds) = timed(|| {
+        for query in 0..queries.count {
+            let near = graph.search(queries.block(query), K, ef);
+            // Its distances are roots of sums in another order: a neighbour at the bound may be a hair beyond.
+            let within = |bound: &f32| near.iter().filter(|n| n.distance * n.distance <= bound * 1.00001).count();
+            right += bounds.get(query).map_or(0, within);
         }
-    }
+    });
+    let found = right as f64 / (K * bounds.len()) as f64;
+    let microseconds = 1e6 * seconds / queries.count as f64;
+    println!("{what}, ef {ef:4}     recall {found:.4}, {microseconds:.0} CPU-µs a query");
+    found
 }
 
 /// What is asked.

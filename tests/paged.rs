@@ -4,16 +4,21 @@
 mod common;
 
 use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::counting::{Counting, growth};
 use common::{Random, TempDir};
+use rissole::bundle::manifest::{Coherence, NeighbourSource};
+use rissole::bundle::{Files, Storage};
 use rissole::container::Container;
 use rissole::index::{
     FrozenIndex, IndexSettings, Neighbour, SearchScratch, build_index, exact_scan, follow_index_while,
 };
 use rissole::store::{BlockDatabase, DatabaseContents, write_revision};
-use rissole::{BlockGrid, Error, LatentShape, Result};
+use rissole::{BlockGrid, Bundle, Error, Generator, LatentShape, Options, Query, Result};
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
@@ -196,4 +201,72 @@ fn files_may_change_while_they_are_open() {
         fs::write(path, &whole).unwrap();
     }
     assert_eq!(searched(&db, &index, 17, &mut scratch).unwrap().len(), 20, "what could not be read is read again");
+}
+
+/// A folder whose n-th reading is refused, or all from there on.
+#[derive(Debug)]
+struct Failing {
+    folder: PathBuf,
+    asked: AtomicUsize,
+    at: usize,
+    for_good: bool,
+}
+
+impl Failing {
+    fn pass(&self) -> io::Result<()> {
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+        let refused = asked == self.at || (self.for_good && asked > self.at);
+        if refused { Err(io::Error::other("the storage fails")) } else { Ok(()) }
+    }
+}
+
+impl Files for Failing {
+    fn size(&self, name: &str) -> io::Result<u64> {
+        self.pass().and_then(|()| Ok(fs::metadata(self.folder.join(name))?.len()))
+    }
+
+    fn read_at(&self, name: &str, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.pass()?;
+        let mut file = File::open(self.folder.join(name))?;
+        file.seek(SeekFrom::Start(offset))?;
+        file.read_exact(out)
+    }
+}
+
+/// Whichever reading fails: an error that says so, and where it failed once, the picture when asked again.
+#[test]
+fn storage_may_fail_at_any_reading() {
+    let folder = TempDir::new();
+    let coherence = Coherence { thumbnail: true, margin: 1, position_embedding: true, previous_block: false };
+    common::bundle(folder.path(), common::manifest(coherence, NeighbourSource::Database));
+    let options = Options { steps: Some(1), threads: 1, ..Options::default() };
+    let draw = |generator: &mut Generator| Ok(generator.generate(7, &Query::Random, &mut |_| Ok(()))?.latent);
+    // What is drawn, when asked once and once more.
+    let drawn = |at: usize, for_good: bool| -> (usize, Result<Vec<f32>>, Result<Vec<f32>>) {
+        let files = Arc::new(Failing { folder: folder.path().into(), asked: AtomicUsize::new(0), at, for_good });
+        let open = || Bundle::open_from("given", Storage::Given(files.clone()));
+        let open = || open().and_then(|bundle| Generator::open(&bundle, &options));
+        let mut opened = open();
+        let first = opened.as_mut().map_err(|e| e.to_string()).map(draw);
+        let first = first.unwrap_or_else(|e| Err(Error::Internal(e)));
+        let again = opened.or_else(|_| open()).and_then(|mut generator| draw(&mut generator));
+        (files.asked.load(Ordering::Relaxed), first, again)
+    };
+    let (readings, picture, _) = drawn(usize::MAX, false);
+    let picture = picture.unwrap();
+    assert!(readings > 20, "{readings}");
+    for at in 0..readings {
+        let (_, first, again) = drawn(at, false);
+        match first {
+            Err(error) => assert!(error.to_string().contains("the storage fails"), "reading {at}: {error}"),
+            // Read by the second asking alone.
+            Ok(latent) => assert_eq!(latent, picture, "reading {at}"),
+        }
+        if let Ok(latent) = again {
+            assert_eq!(latent, picture, "reading {at}");
+        }
+        let (_, first, again) = drawn(at, true);
+        assert!(first.is_err() || first.is_ok_and(|latent| latent == picture), "reading {at}");
+        assert!(again.is_err() || again.is_ok_and(|latent| latent == picture), "reading {at}");
+    }
 }
