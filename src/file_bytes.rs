@@ -4,7 +4,8 @@
 //! left has no value to give, and the system ends the program with SIGBUS. No library can turn that into an error
 //! without catching signals for the whole program, so this one keeps it from happening: files are replaced by rename
 //! ([`write_atomically`](crate::atomic_file::write_atomically)), never written in place, and a mapped file whose name
-//! is gone stays whole until it is unmapped. For storage that may change all the same, files can be held instead.
+//! is gone stays whole until it is unmapped. For storage that may change all the same, files can be read instead: as a
+//! whole ([`FileBytes::hold`]), or a page at a time.
 
 #![allow(unsafe_code)]
 

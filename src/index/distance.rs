@@ -2,8 +2,9 @@
 //!
 //! A cell's distance is that of its codebook entry, added up over the cells: the entries of all but huge codebooks stay in
 //! the processor's cache, and a row of codes is all that is read from the file. (A table of the query's distances to all
-//! entries, one look-up a cell, was measured to be slower: it must be filled for every query, and does not fit the
-//! cache.) Every machine adds in the same order, without fused multiplication.
+//! entries, one look-up a cell, must be filled for every query and does not fit the cache: with 2,048 entries a search
+//! among hundreds of blocks took 2.9 times as long, with 1,024 one among thousands about as long.) Every machine adds in
+//! the same order, without fused multiplication.
 
 use std::borrow::Cow;
 
