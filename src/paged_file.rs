@@ -25,6 +25,8 @@ pub(crate) struct PagedFile {
 }
 
 const PAGE: usize = 4096;
+/// Readings longer than this pass the cache by.
+const LONG: usize = 4 * PAGE;
 /// Pages kept: 256 KiB.
 const FRAMES: usize = 64;
 
@@ -75,8 +77,8 @@ impl PagedFile {
         }
         // A panic elsewhere left no frame half filled that has a tag.
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        // What is longer than the cache would only sweep it out.
-        if out.len() >= cache.pages.len() {
+        // Long readings go from end to end of something, and would only sweep the cache out.
+        if out.len() > LONG {
             return self.file.read_at(offset, out);
         }
         while !out.is_empty() {

@@ -180,10 +180,9 @@ impl Bundle {
     /// [`Error::Io`] where reading fails.
     pub fn measure(&self, name: &str) -> Result<FileEntry> {
         let path = self.path_of(name);
-        if let Storage::Given(_) = self.storage {
-            let file = self.bytes(name)?;
-            let (bytes, blake3) = (file.bytes().len() as u64, blake3::hash(file.bytes()).to_hex().to_string());
-            return Ok(FileEntry { name: name.to_owned(), bytes, blake3 });
+        if let Storage::Given(files) = &self.storage {
+            let measured = given(files, name).measure().map_err(|e| absent(&path, e));
+            return measured.map(|(bytes, blake3)| FileEntry { name: name.to_owned(), bytes, blake3 });
         }
         let measured = || {
             let file = File::open(&path)?;

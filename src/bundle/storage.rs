@@ -61,6 +61,19 @@ impl GivenFile {
     pub fn size(&self) -> io::Result<u64> {
         self.files.size(&self.name)
     }
+
+    /// Its size and BLAKE3 hash, read in pieces.
+    pub fn measure(&self) -> io::Result<(u64, String)> {
+        let (size, mut hasher, mut piece) = (self.size()?, blake3::Hasher::new(), vec![0; 1 << 16]);
+        let mut offset = 0;
+        while offset < size {
+            let piece = &mut piece[..(size - offset).min(1 << 16) as usize];
+            self.read_at(offset, piece)?;
+            hasher.update(piece);
+            offset += piece.len() as u64;
+        }
+        Ok((size, hasher.finalize().to_hex().to_string()))
+    }
 }
 
 impl ReadAt for GivenFile {

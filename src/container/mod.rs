@@ -306,10 +306,12 @@ impl Container {
         file.bytes().get(start as usize..end as usize).map(bytemuck::cast_slice)
     }
 
-    /// Tells the system that all of a section will be read.
-    pub(crate) fn advise_needed<T>(&self, section: &Section<T>) {
-        if let Content::Whole(file) = &self.file {
-            file.advise_needed(section.bytes.start as usize..section.bytes.end as usize);
+    /// Tells the system that the values of a section from value `start` on will be read, `count` of them or as many as
+    /// there are. It reads only some ahead of a long range.
+    pub(crate) fn advise_needed<T>(&self, section: &Section<T>, start: u64, count: usize) {
+        let count = section.len().saturating_sub(start).min(count as u64) as usize;
+        if let (Content::Whole(file), Some(bytes)) = (&self.file, section.range(start, count)) {
+            file.advise_needed(bytes.start as usize..bytes.end as usize);
         }
     }
 
@@ -344,9 +346,14 @@ impl Container {
     fn each_piece<T: Pod>(&self, range: Range<u64>, mut take: impl FnMut(&[T])) -> Result<()> {
         match &self.file {
             Content::Whole(file) => {
-                let range = range.start as usize..range.end as usize;
-                file.advise_needed(range.clone());
-                take(bytemuck::cast_slice(&file.bytes()[range]));
+                let (mut start, end) = (range.start as usize, range.end as usize);
+                while start < end {
+                    let piece = start..end.min(start + PIECE as usize);
+                    // Piece by piece: the system reads only the start of a long range ahead.
+                    file.advise_needed(piece.clone());
+                    take(bytemuck::cast_slice(&file.bytes()[piece.clone()]));
+                    start = piece.end;
+                }
             }
             Content::Paged(file) => {
                 let (mut piece, mut start) = (Vec::new(), range.start);
@@ -383,7 +390,8 @@ fn check_structure(bytes: &[u8], total: u64, kind: [u8; 4]) -> std::result::Resu
     if header.total_length != total {
         return Err(format!("is {total} bytes long, its header says {}: cut off or damaged", header.total_length));
     }
-    if header.sections > MAX_SECTIONS || header_length(header.sections) > total {
+    // Of a file that someone changes meanwhile, `bytes` may be of another day than their number.
+    if header.sections > MAX_SECTIONS || header_length(header.sections) > total.min(bytes.len() as u64) {
         return Err(format!("cannot hold {} sections", header.sections));
     }
     let (table_end, pages) = (HEADER + ENTRY * header.sections as usize, header_length(header.sections) as usize);

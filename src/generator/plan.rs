@@ -11,7 +11,8 @@ pub struct Plan {
     pub threads: usize,
     /// Which networks are held at once.
     pub residency: Residency,
-    /// Bytes held all the time: the program, database and index as far as they are in the heap.
+    /// Bytes held all the time: the program, database and index as far as they are in the heap, and 8 KiB for what is
+    /// neither network nor array.
     pub base: u64,
     /// Sampling and decoding.
     pub stages: [PlannedStage; 2],

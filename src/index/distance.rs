@@ -82,6 +82,11 @@ impl<'a> Distances<'a> {
         Ok(Self { rows, row, isa, query: own, book })
     }
 
+    /// Whether rows lie in memory, so that touching them does anything.
+    pub fn in_memory(&self) -> bool {
+        self.rows.in_place(0).is_some()
+    }
+
     /// Reads both ends of the row of `image` where it lies in memory: of many rows that are touched in a row, memory
     /// gives several at once, where those that are summed up one after the other would each be waited for.
     pub fn touch(&self, image: u32) -> usize {

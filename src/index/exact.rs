@@ -3,7 +3,7 @@
 use super::distance::Distances;
 use super::{Neighbour, SearchScratch, scratch::Ranked};
 use crate::error::{Error, Result};
-use crate::store::BlockDatabase;
+use crate::store::{BlockDatabase, Rows};
 
 /// The `k` pictures whose blocks at `position` are nearest to `query` (C×h×w, unscaled) by squared L2, without
 /// picture `exclude`; sorted by distance, then image id. The oracle that [`FrozenIndex`](super::FrozenIndex) is
@@ -24,8 +24,11 @@ pub fn exact_scan<'s>(
     check_neighbours(db, k, exclude)?;
     let mut distances = Distances::new(db, position, query, &mut scratch.distance)?;
     scratch.nearest.clear(k);
-    db.rows(position).advise_needed();
+    let rows = db.rows(position);
     for image in (0..db.images()).filter(|&image| Some(image) != exclude) {
+        if image.is_multiple_of(Rows::AHEAD) {
+            rows.advise_needed(image);
+        }
         scratch.nearest.offer(Ranked::new(distances.to(image)?, image));
     }
     check_found(db, position, scratch.nearest.finish())

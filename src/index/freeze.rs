@@ -40,8 +40,9 @@ impl Graph for DraftGraph {
         Ok(self.links_of(level, node))
     }
 
-    fn members<'a>(&'a self, node: u32, _: &'a mut Vec<u32>) -> Result<&'a [u32]> {
-        Ok(&self.members[node as usize])
+    fn members<'a>(&'a self, node: u32, most: usize, _: &'a mut Vec<u32>) -> Result<&'a [u32]> {
+        let members = &self.members[node as usize];
+        Ok(&members[..most.min(members.len())])
     }
 
     fn picture(&self, node: u32) -> Result<u32> {
@@ -69,8 +70,8 @@ impl Graph for Ground<'_> {
         Ok(self.0.links_of(level, node))
     }
 
-    fn members<'a>(&'a self, node: u32, buffer: &'a mut Vec<u32>) -> Result<&'a [u32]> {
-        self.0.members(node, buffer)
+    fn members<'a>(&'a self, node: u32, most: usize, buffer: &'a mut Vec<u32>) -> Result<&'a [u32]> {
+        self.0.members(node, most, buffer)
     }
 
     fn picture(&self, node: u32) -> Result<u32> {

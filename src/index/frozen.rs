@@ -183,7 +183,9 @@ impl FrozenIndex {
         let nodes = || 0..self.head.nodes;
         Ok(Some(DraftGraph {
             entry: self.head.entry,
-            members: nodes().map(|node| Ok(view.members(node, &mut Vec::new())?.to_vec())).collect::<Result<_>>()?,
+            members: nodes()
+                .map(|node| Ok(view.members(node, usize::MAX, &mut Vec::new())?.to_vec()))
+                .collect::<Result<_>>()?,
             ground: nodes().map(|node| Ok(view.links(0, node, &mut Vec::new())?.to_vec())).collect::<Result<_>>()?,
             upper: upper.map(|(level, nodes)| lists(level, self.container.view(nodes))).collect::<Result<_>>()?,
         }))
@@ -221,7 +223,7 @@ pub(super) fn search_graph<'s>(
 
     nearest.clear(k);
     for node in trail.beam.nodes() {
-        let pictures = graph.members(node.id(), members)?.iter().filter(|&&image| Some(image) != exclude);
+        let pictures = graph.members(node.id(), k + 1, members)?.iter().filter(|&&image| Some(image) != exclude);
         // A node's pictures are equally far and ascend: after the first that is not wanted, none is.
         pictures.map(|&image| nearest.offer(Ranked::new(node.distance(), image))).take_while(|wanted| *wanted).count();
     }
@@ -234,7 +236,13 @@ impl FrozenGraph {
             let nodes = match level {
                 0 => None,
                 // One node in M: little enough to be at hand.
-                _ => Some(container.resident(container.section::<u32>(format::nodes(level))?)?),
+                _ => {
+                    let nodes = container.section::<u32>(format::nodes(level))?;
+                    if nodes.len() > head.nodes.into() {
+                        return Err(container.fault(format!("level {level} has more nodes than there are")));
+                    }
+                    Some(container.resident(nodes)?)
+                }
             };
             let count = nodes.as_ref().map_or(head.nodes as usize, |nodes| container.view(nodes).len());
             let offsets = container.section_of(format::offsets(level), count as u64 + 1)?;
@@ -281,14 +289,14 @@ impl Graph for GraphView<'_> {
                 Err(_) => return Ok(&[]),
             },
         };
-        self.list(&level.offsets, &level.links, slot, MAX_DEGREE, buffer)?
-            .filter(|links| links.iter().all(|&link| link < self.head.nodes))
+        self.list(&level.offsets, &level.links, slot, MAX_DEGREE + 1, buffer)?
+            .filter(|links| links.len() <= MAX_DEGREE && links.iter().all(|&link| link < self.head.nodes))
             .ok_or_else(|| self.container.fault(format!("the links of node {node} are damaged")))
     }
 
-    fn members<'a>(&'a self, node: u32, buffer: &'a mut Vec<u32>) -> Result<&'a [u32]> {
+    fn members<'a>(&'a self, node: u32, most: usize, buffer: &'a mut Vec<u32>) -> Result<&'a [u32]> {
         let (offsets, members) = (&self.graph.member_offsets, &self.graph.members);
-        self.list(offsets, members, node as usize, self.head.images as usize, buffer)?
+        self.list(offsets, members, node as usize, most, buffer)?
             .filter(|members| !members.is_empty() && members.iter().all(|&image| image < self.head.images))
             .ok_or_else(|| self.damaged_members(node))
     }
@@ -302,8 +310,8 @@ impl Graph for GraphView<'_> {
 }
 
 impl GraphView<'_> {
-    /// List `slot` of those that `offsets` divide `values` into; `None` where there is none, or it is longer than
-    /// `most`.
+    /// The first `most` values of list `slot` of those that `offsets` divide `values` into; `None` where there is no such
+    /// list.
     fn list<'a>(
         &'a self,
         offsets: &'a Section<u32>,
@@ -315,8 +323,8 @@ impl GraphView<'_> {
         let bound = |at: usize| self.container.value(offsets, at as u64);
         let Some((from, to)) = bound(slot)?.zip(bound(slot + 1)?) else { return Ok(None) };
         match to.checked_sub(from) {
-            Some(count) if count as usize <= most => self.container.read(values, from.into(), count as usize, buffer),
-            _ => Ok(None),
+            Some(count) => self.container.read(values, from.into(), most.min(count as usize), buffer),
+            None => Ok(None),
         }
     }
 
@@ -359,7 +367,7 @@ impl GraphView<'_> {
         seen.clear(self.head.images);
         let mut count = 0;
         for node in 0..self.head.nodes {
-            let members = self.members(node, &mut buffer)?;
+            let members = self.members(node, usize::MAX, &mut buffer)?;
             let ascending = members.windows(2).all(|pair| pair[0] < pair[1]);
             if !ascending || !members.iter().all(|&image| seen.insert(image)) {
                 return Err(self.container.fault(format!("the pictures of node {node} are not in order")));

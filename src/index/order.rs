@@ -20,7 +20,9 @@ pub fn order_by_likeness(contents: &mut DatabaseContents, position: usize) {
     let Some(order) = order_of(contents, position) else { return };
     for codes in &mut contents.codes {
         let row = codes.len() / order.len();
-        *codes = order.iter().flat_map(|&picture| &codes[picture * row..][..row]).copied().collect();
+        let mut ordered = Vec::with_capacity(codes.len());
+        order.iter().for_each(|&picture| ordered.extend_from_slice(&codes[picture * row..][..row]));
+        *codes = ordered;
     }
     if !contents.names.is_empty() {
         contents.names = order.iter().map(|&picture| std::mem::take(&mut contents.names[picture])).collect();

@@ -31,7 +31,8 @@ impl Collection {
     /// to f16; those beyond its range become its largest.
     ///
     /// # Errors
-    /// [`Error::Usage`] where the latent is not as long as the database's.
+    /// [`Error::Usage`] where the latent is not as long as the database's, or, without a codebook, has a value that is no
+    /// number.
     pub fn add(&mut self, name: String, latent: &[f32]) -> Result<()> {
         let DatabaseContents { grid, codebook, thumbnail_codebook, codes, names } = &mut self.contents;
         let shape = grid.latent();
@@ -41,6 +42,9 @@ impl Collection {
                 latent.len(),
                 shape.len()
             )));
+        }
+        if codebook.is_empty() && latent.iter().any(|value| value.is_nan()) {
+            return Err(Error::Usage(format!("the latent of {name} has a value that is no number")));
         }
         names.push(name);
         if codebook.is_empty() {
@@ -81,7 +85,7 @@ impl Collection {
     }
 }
 
-/// The bits of `values` as f16. What is no number stays so, and is refused when it is written.
+/// The bits of `values` as f16.
 fn halves(values: &[f32]) -> impl Iterator<Item = u16> {
     let most = f16::MAX.to_f32();
     values.iter().map(move |value| f16::from_f32(value.clamp(-most, most)).to_bits())

@@ -24,6 +24,8 @@ pub(super) fn values(position: usize) -> SectionId {
     SectionId(*b"half", position as u32)
 }
 
+/// Most values of a whole latent, as of a network's tensor.
+const MAX_LATENT: u64 = 1 << 28;
 /// Most positions of a database.
 const MAX_POSITIONS: usize = 1 << 14;
 /// Most entries of a codebook: a code is a u16.
@@ -63,6 +65,11 @@ impl Head {
         let thumbnail = self.thumbnail_codebook > 0 || self.thumbnail_values > 0;
         let grid = BlockGrid::new(latent, self.rows as usize, self.cols as usize, thumbnail, 0);
         let grid = grid.map_err(|e| e.to_string())?;
+        // Keeps every product with a row's length within 64 bits, and the length within 32.
+        let values = [self.channels, self.height, self.width].map(u64::from).into_iter().product::<u64>();
+        if values > MAX_LATENT {
+            return Err(format!("a latent of {values} values is larger than {MAX_LATENT}"));
+        }
         if grid.positions() > MAX_POSITIONS {
             return Err(format!("{} positions are more than {MAX_POSITIONS}", grid.positions()));
         }

@@ -1,4 +1,4 @@
-//! The block database: the blocks of every picture, as codebook codes, mapped from a file.
+//! The block database: the blocks of every picture, as codebook codes, in a file that is mapped or read by the page.
 //!
 //! A [container](crate::container) of kind `rsdb` with the sections
 //!

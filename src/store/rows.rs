@@ -48,6 +48,9 @@ pub enum Row<'a> {
 }
 
 impl<'a> Rows<'a> {
+    /// Rows that are read ahead.
+    pub(crate) const AHEAD: u32 = 512;
+
     pub(super) fn new(container: &'a Container, codes: &'a Codes, images: u32, length: usize) -> Self {
         Self { container, codes, images, length }
     }
@@ -94,11 +97,16 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Tells the system that all rows will be read.
-    pub(crate) fn advise_needed(&self) {
+    /// Tells the system that the row of `image` and those of the next [`Self::AHEAD`] will be read.
+    pub(crate) fn advise_needed(&self, image: u32) {
+        let ahead = Self::AHEAD as usize;
         match self.codes {
-            Codes::U8(codes) => self.container.advise_needed(codes),
-            Codes::U16(codes) => self.container.advise_needed(codes),
+            Codes::U8(codes) => {
+                self.container.advise_needed(codes, self.start::<u8>(image), ahead * stride::<u8>(self.length));
+            }
+            Codes::U16(codes) => {
+                self.container.advise_needed(codes, self.start::<u16>(image), ahead * stride::<u16>(self.length));
+            }
         }
     }
 

@@ -286,3 +286,20 @@ fn a_code_beyond_the_codebook_is_an_error_and_no_panic() {
     assert_eq!([0, 1, 2].map(|image| db.name(image).unwrap()), [const { None }; 3]);
     std::fs::remove_file(path).unwrap();
 }
+
+/// A head whose row lengths would overflow, over an empty section.
+#[test]
+fn latents_beyond_all_bounds_are_refused() {
+    let path = path("huge");
+    uncoded().write(&path).unwrap();
+    let sound = BlockDatabase::open(&path).unwrap().head;
+    for (channels, images) in [(512, 1 << 31), (128, 1), (1024, u32::MAX)] {
+        let (height, width, rows, cols) = (4096, 4096, 1, 1);
+        let head = Head { images, channels, height, width, rows, cols, named: 0, thumbnail_values: 0, ..sound };
+        let source = crate::container::source(bytemuck::bytes_of(&head));
+        let sections = vec![(head::HEAD, source), (head::values(0), crate::container::source(vec![]))];
+        crate::container::write(&path, BlockDatabase::KIND, sections).unwrap();
+        assert!(matches!(BlockDatabase::open(&path), Err(Error::File { fault, .. }) if fault.contains("larger than")));
+    }
+    std::fs::remove_file(path).unwrap();
+}
