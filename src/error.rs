@@ -23,7 +23,7 @@ pub enum Error {
     /// The work does not fit in the RAM budget.
     #[error("needs {needs} bytes, budget is {budget} bytes")]
     Budget {
-        /// Bytes the work needs at its peak.
+        /// Bytes the work needs at its peak; where the files alone are too much, at least.
         needs: u64,
         /// Bytes the caller allowed.
         budget: u64,

@@ -1,13 +1,20 @@
 //! The RAM budget. One test alone in its process: others would allocate meanwhile.
 
 mod common;
+#[path = "common/container.rs"]
+mod container;
 
 use std::path::Path;
 
 use common::{TempDir, bundle, manifest};
+use container::{edit_section, put};
 use rissole::budget::{self, CountingAllocator};
+use rissole::bundle::Storage;
 use rissole::bundle::manifest::{Coherence, NeighbourSource};
+use rissole::container::{SectionId, source, write};
 use rissole::generator::{Event, Generator, Options, Picture, Query};
+use rissole::index::FrozenIndex;
+use rissole::store::{BlockDatabase, DatabaseContents};
 use rissole::{Bundle, Error, Result};
 
 #[global_allocator]
@@ -43,6 +50,8 @@ fn a_budget_is_kept_or_refused() {
     for threads in [1, 2] {
         check(&shipped, &Options { threads, steps: Some(3), ..Options::default() });
     }
+    let read = Bundle { storage: Storage::Read, ..shipped.clone() };
+    check(&read, &Options { steps: Some(2), ..Options::default() });
 
     // At every budget: the picture, within it, or a refusal that names what would do.
     let options = Options { threads: 2, steps: Some(1), ..Options::default() };
@@ -81,4 +90,58 @@ fn a_budget_is_kept_or_refused() {
     let second = generator.generate(7, &Query::Image(first.image.clone()), &mut observe).unwrap();
     assert_eq!(previews, 0);
     assert_eq!(second.latent.len(), first.latent.len());
+
+    files_beyond_the_budget_are_not_held(&bundle);
+}
+
+/// What is held as a whole though nothing is mapped is counted before it is read: codebooks, nodes of upper levels. So is
+/// what a search works in.
+fn files_beyond_the_budget_are_not_held(sound: &Bundle) {
+    let refused = |storage: Storage, ram_budget: u64| {
+        let bundle = Bundle { storage, ..sound.clone() };
+        budget::reset_peak();
+        let opened = Generator::open(&bundle, &Options { ram_budget: Some(ram_budget), ..Options::default() });
+        assert!(matches!(opened, Err(Error::Budget { .. })), "{opened:?}");
+        assert!(budget::peak_bytes() <= ram_budget, "peak {} of {ram_budget}", budget::peak_bytes());
+    };
+    let (database, index) = (sound.path_of(&sound.manifest.database), sound.path_of(&sound.manifest.index));
+    let grid = sound.manifest.block_grid().unwrap();
+    let codes = vec![vec![0; IMAGES as usize * grid.block().cells()]; grid.positions()];
+    let entries = vec![0.0; sound.manifest.latent.codebook_size * grid.latent().channels];
+    let (codebook, thumbnail_codebook) = (entries.clone(), Some(entries));
+    DatabaseContents { grid, codebook, thumbnail_codebook, codes, names: vec![] }.write(&database).unwrap();
+    let hash = BlockDatabase::open(&database).unwrap().content_hash();
+
+    write_index(&index, 16, 64, hash);
+    refused(Storage::Read, 2 << 20);
+    write_index(&index, 1, 65_536, hash);
+    refused(Storage::Read, 1 << 20);
+    refused(Storage::Mapped, 1 << 20);
+
+    // A codebook of 65,536 entries of 64 channels: 16 MiB.
+    put(&database, b"head", 0, 1, &[64]);
+    put(&database, b"head", 0, 6, &[65_536]);
+    edit_section(&database, b"book", 0, |book| book.resize(16 << 20, 0));
+    refused(Storage::Read, 4 << 20);
+}
+
+const IMAGES: u32 = 70_000;
+
+/// An index of [`IMAGES`] nodes without links, all on each of its `levels`.
+fn write_index(path: &Path, levels: u32, ef: u32, database: [u8; 32]) {
+    let words = |words: Vec<u32>| source(words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>());
+    let share = 1f32.to_bits();
+    let head = [IMAGES, 0, 1, IMAGES, levels, 0, 16, 100, ef, 20, share, share, 0, 0, 0, 0];
+    let head = [head.map(u32::to_le_bytes).concat(), database.to_vec()].concat();
+    let offsets = || words(vec![0; IMAGES as usize + 1]);
+    let mut sections = vec![
+        (SectionId(*b"head", 0), source(head)),
+        (SectionId(*b"mofs", 0), words((0..=IMAGES).collect())),
+        (SectionId(*b"memb", 0), words((0..IMAGES).collect())),
+    ];
+    for level in 0..levels {
+        sections.extend([(SectionId(*b"offs", level), offsets()), (SectionId(*b"link", level), words(vec![]))]);
+        sections.extend((level > 0).then(|| (SectionId(*b"node", level), words((0..IMAGES).collect()))));
+    }
+    write(path, FrozenIndex::KIND, sections).unwrap();
 }

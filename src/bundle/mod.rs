@@ -128,7 +128,15 @@ impl Bundle {
     /// # Errors
     /// As [`BlockDatabase::open`].
     pub fn database(&self) -> Result<BlockDatabase> {
-        BlockDatabase::of(self.large_container(&self.manifest.database, BlockDatabase::KIND)?)
+        self.database_within(None)
+    }
+
+    /// As [`Self::database`], where all heap of the program stays within `budget` bytes.
+    ///
+    /// # Errors
+    /// As [`BlockDatabase::open`]; [`Error::Budget`].
+    pub(crate) fn database_within(&self, budget: Option<u64>) -> Result<BlockDatabase> {
+        BlockDatabase::of(self.large_container(&self.manifest.database, BlockDatabase::KIND)?.within(budget))
     }
 
     /// Opens the index of `database`, which is [`Self::database`].
@@ -136,7 +144,15 @@ impl Bundle {
     /// # Errors
     /// As [`FrozenIndex::open`].
     pub fn index(&self, database: &BlockDatabase) -> Result<FrozenIndex> {
-        FrozenIndex::of(self.large_container(&self.manifest.index, FrozenIndex::KIND)?, database)
+        self.index_within(database, None)
+    }
+
+    /// As [`Self::index`], where all heap of the program stays within `budget` bytes.
+    ///
+    /// # Errors
+    /// As [`FrozenIndex::open`]; [`Error::Budget`].
+    pub(crate) fn index_within(&self, database: &BlockDatabase, budget: Option<u64>) -> Result<FrozenIndex> {
+        FrozenIndex::of(self.large_container(&self.manifest.index, FrozenIndex::KIND)?.within(budget), database)
     }
 
     /// File name of the packed form of `network`, and the BLAKE3 of the ONNX file that it must be made from; `None`

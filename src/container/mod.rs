@@ -36,6 +36,7 @@ use std::path::{Path, PathBuf};
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::budget;
 use crate::error::{Error, Result};
 use crate::file_bytes::FileBytes;
 use crate::paged_file::PagedFile;
@@ -49,7 +50,8 @@ const MAGIC: [u8; 8] = *b"\x89RSL\r\n\x1a\n";
 const MAJOR: u16 = 1;
 const MINOR: u16 = 0;
 const PAGE: u64 = 4096;
-const MAX_SECTIONS: u32 = 1 << 16;
+/// More than the positions of any block database and the levels of any index: a table takes 130 KiB at most.
+const MAX_SECTIONS: u32 = 4096 + 64;
 /// Padding is shorter than a page.
 const ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
 
@@ -127,6 +129,8 @@ pub struct Container {
     path: PathBuf,
     file: Content,
     entries: Vec<Entry>,
+    /// See [`Self::within`].
+    budget: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -158,7 +162,7 @@ impl Container {
     pub fn of(file: FileBytes, path: PathBuf, kind: [u8; 4]) -> Result<Self> {
         let entries = check_structure(file.bytes(), file.bytes().len() as u64, kind);
         let entries = entries.map_err(|fault| Error::file(&path, fault))?;
-        Ok(Self { path, file: Content::Whole(file), entries })
+        Ok(Self { path, file: Content::Whole(file), entries, budget: None })
     }
 
     /// As [`Self::open`], but the file is read where it is needed, through a cache of 256 KiB, instead of mapped.
@@ -179,7 +183,12 @@ impl Container {
         let sections = front(HEADER as u64)?.get(SECTIONS).map_or(0, bytemuck::pod_read_unaligned);
         let front = front(header_length(sections.min(MAX_SECTIONS)))?;
         let entries = check_structure(&front, file.len(), kind).map_err(|fault| Error::file(&path, fault))?;
-        Ok(Self { path, file: Content::Paged(file), entries })
+        Ok(Self { path, file: Content::Paged(file), entries, budget: None })
+    }
+
+    /// The same, with a bound on all heap of the program: sections that would go beyond it are not read into the heap.
+    pub(crate) fn within(self, budget: Option<u64>) -> Self {
+        Self { budget, ..self }
     }
 
     /// Checks every checksum, and that all padding is zero: reads the whole file.
@@ -261,6 +270,8 @@ impl Container {
     pub(crate) fn resident<T: Pod>(&self, section: Section<T>) -> Result<Resident<T>> {
         let mut values = Vec::new();
         if let Content::Paged(_) = &self.file {
+            let bytes = section.bytes.end - section.bytes.start;
+            budget::check(budget::live_bytes().saturating_add(bytes), self.budget)?;
             // The file has the bytes, so their number is no lie; there may be no memory for them all the same.
             let none = || Error::io(&self.path, io::ErrorKind::OutOfMemory.into());
             let count = usize::try_from(section.len()).map_err(|_| none())?;

@@ -35,6 +35,10 @@ use drawing::{Drawing, each};
 use networks::{Load, Networks, Stage};
 use settings::{Settings, check_database, check_index};
 
+/// Heap that the program may come to while database and index are opened, though the budget be less: what would be
+/// enough cannot be told otherwise. Less than any picture takes.
+const OPENING: u64 = 1 << 20;
+
 /// Draws pictures from one bundle.
 #[derive(Debug)]
 pub struct Generator {
@@ -57,7 +61,8 @@ struct Opened {
 }
 
 impl Opened {
-    fn open(bundle: &Bundle, options: &Options) -> Result<Self> {
+    /// `budget`: what all heap of the program stays within meanwhile.
+    fn open(bundle: &Bundle, options: &Options, budget: Option<u64>) -> Result<Self> {
         let manifest = bundle.manifest.clone();
         let grid = manifest.block_grid()?;
         let settings = Settings::new(options, &manifest)?;
@@ -65,9 +70,10 @@ impl Opened {
         let schedule = Schedule::new(diffusion.schedule, diffusion.timesteps)?;
         let sampler = Sampler::new(&schedule, settings.sampler, diffusion.prediction, settings.steps)?;
 
-        let database = bundle.database()?;
+        let database = bundle.database_within(budget)?;
         check_database(&database, &manifest, settings)?;
-        let index = bundle.index(&database)?;
+        let index = bundle.index_within(&database, budget)?;
+        budget::check(budget::live_bytes().saturating_add(index.scratch_bytes(settings.neighbours)), budget)?;
         let mut scratch = SearchScratch::default();
         check_index(&index, &database, &manifest, settings, &mut scratch)?;
         Ok(Self { manifest, grid, settings, sampler, database, index, scratch })
@@ -94,11 +100,11 @@ impl Generator {
     /// [`Error::Budget`] where not even one thread and one stage at a time fit the budget.
     pub fn open(bundle: &Bundle, options: &Options) -> Result<Self> {
         let started = Instant::now();
-        let mut opened = Opened::open(bundle, options)?;
         if options.ram_budget.is_some() && !budget::is_counting() {
             log::warn!("the RAM budget is not kept: this program does not count what it allocates");
         }
         let budget = options.ram_budget.filter(|_| budget::is_counting());
+        let mut opened = Opened::open(bundle, options, budget.map(|budget| budget.max(OPENING)))?;
         let mut networks = match budget {
             Some(budget) => {
                 let plan = fitting(&opened.plans(bundle)?, budget)?;
@@ -120,7 +126,7 @@ impl Generator {
         if !budget::is_counting() {
             return Err(Error::Usage("this program does not count what it allocates".into()));
         }
-        Opened::open(bundle, options)?.plans(bundle)
+        Opened::open(bundle, options, None)?.plans(bundle)
     }
 
     /// Draws the picture that belongs to `seed` and `query`, and tells `observe` of the progress. The same

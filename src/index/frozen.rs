@@ -7,7 +7,7 @@ use super::distance::Distances;
 use super::exact::{check_found, check_neighbours, check_position, exact_scan};
 use super::format::{self, Head, MAX_DEGREE, MODE_GRAPH};
 use super::freeze::DraftGraph;
-use super::scratch::{Ranked, Visited};
+use super::scratch::{Ranked, Trail, Visited};
 use super::walk::{Graph, reach, walk};
 use super::{Neighbour, SearchScratch};
 use crate::container::{Container, Resident, Section};
@@ -169,6 +169,12 @@ impl FrozenIndex {
                 }
             }
         }
+    }
+
+    /// Bytes of [`SearchScratch`] that depend on this file when `k` pictures are searched for.
+    pub(crate) fn scratch_bytes(&self, k: usize) -> u64 {
+        let wanted = self.graph.as_ref().map(|_| (self.head.nodes, (self.head.ef_search as usize).max(k + 1)));
+        wanted.map_or(0, |(nodes, ef)| Trail::bytes(nodes, ef))
     }
 
     /// The graph, where there is one, as one that can be changed: all of it is read into RAM.

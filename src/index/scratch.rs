@@ -23,6 +23,14 @@ pub(super) struct Trail {
     pub links: Vec<u32>,
 }
 
+impl Trail {
+    /// What it takes for a walk among `nodes` that keeps `ef` of them, links apart.
+    pub fn bytes(nodes: u32, ef: usize) -> u64 {
+        let kept = ef.min(nodes as usize) * size_of::<(Ranked, bool)>();
+        kept as u64 + 8 * u64::from(nodes.div_ceil(64))
+    }
+}
+
 /// An id with its distance, ordered by distance, then id. The bits of non-negative floats ascend with them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ranked(u64);

@@ -27,7 +27,7 @@ pub(super) fn values(position: usize) -> SectionId {
 /// Most values of a whole latent, as of a network's tensor.
 const MAX_LATENT: u64 = 1 << 28;
 /// Most positions of a database.
-const MAX_POSITIONS: usize = 1 << 14;
+const MAX_POSITIONS: usize = 1 << 12;
 /// Most entries of a codebook: a code is a u16.
 const MAX_CODEBOOK: u32 = 1 << 16;
 /// Largest magnitude of a codebook value, and of a query's. Squared distances of the largest block stay finite.
