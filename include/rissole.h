@@ -71,6 +71,10 @@ typedef enum rissole_status {
      * The generator is at work on another thread, or in the callback that called.
      */
     RISSOLE_STATUS_BUSY = 8,
+    /**
+     * The program's own memory (rissole_set_memory) refused what the library asked for.
+     */
+    RISSOLE_STATUS_MEMORY = 9,
 } rissole_status;
 
 /**
@@ -728,9 +732,13 @@ void rissole_set_log(uint32_t level,
  * of the library; else RISSOLE_STATUS_BUSY. Mapped files are no memory in this sense, stacks of threads neither.
  *
  * The functions may be called from any thread that uses the library, and from its own where a generator has several;
- * they must not call the library. Have as much as rissole_plan says ready, and what your blocks lose to each other: the
- * library refuses beforehand (RISSOLE_STATUS_BUDGET) what a `ram_budget` does not allow, but a NULL for what it does
- * ask for ends the program by abort().
+ * they must not call the library. Have as much as rissole_plan says ready, and what your blocks lose to each other.
+ *
+ * A NULL makes every function that is at work, on any thread, answer RISSOLE_STATUS_MEMORY, with nothing handed out; the
+ * next call works again where there is memory. A program in Rust cannot do without memory that it asked for, so until the
+ * function has ended, what was refused comes from the system: while a generator is opened as much as it needs, while a
+ * picture is drawn what is missing up to the next step. What a generator that stays open has taken so, it keeps until
+ * it is closed. Only where the system has nothing either does the program end, by abort().
  *
  * # Safety
  * `memory` is NULL or has `struct_size` bytes, and its functions do what their types say; `error` is NULL or points to

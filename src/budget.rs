@@ -12,6 +12,7 @@
 #![allow(unsafe_code)]
 
 mod hooks;
+mod overdraft;
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -107,6 +108,11 @@ pub fn peak_of<T>(work: impl FnOnce() -> T) -> (T, u64) {
     let done = work();
     let peak = PEAK.fetch_max(before, Relaxed);
     (done, peak as u64)
+}
+
+/// How often the program's own memory (`rissole_set_memory`) was refused; always 0 where it is the system's.
+pub(crate) fn refusals() -> usize {
+    overdraft::refusals()
 }
 
 /// Peak resident set of the process in bytes, mapped files included (`VmHWM` of `/proc/self/status`), or

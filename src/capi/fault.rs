@@ -3,6 +3,7 @@
 use std::ffi::{CStr, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::budget;
 use crate::error::Error;
 
 /// What a function answers. The values never change.
@@ -27,6 +28,8 @@ pub enum Status {
     Cancelled = 7,
     /// The generator is at work on another thread, or in the callback that called.
     Busy = 8,
+    /// The program's own memory (rissole_set_memory) refused what the library asked for.
+    Memory = 9,
 }
 
 /// Bytes of a message, its NUL included; [`ErrorInfo::message`] has the number itself, for the header.
@@ -60,6 +63,7 @@ pub extern "C" fn rissole_status_string(status: i32) -> *const c_char {
         6 => c"buffer too small",
         7 => c"cancelled",
         8 => c"busy",
+        9 => c"out of memory",
         _ => c"unknown status",
     };
     name.as_ptr()
@@ -89,6 +93,10 @@ impl Fault {
         Self { status: Status::Busy, needs: 0, message: "the generator is at work".into() }
     }
 
+    fn memory() -> Self {
+        Self { status: Status::Memory, needs: 0, message: "the program's memory was refused".into() }
+    }
+
     pub fn internal(message: impl Into<String>) -> Self {
         Self { status: Status::Internal, needs: 0, message: message.into() }
     }
@@ -108,16 +116,37 @@ impl From<Error> for Fault {
     }
 }
 
+/// One call of a function.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Call {
+    /// Refusals of memory before it.
+    refusals: usize,
+}
+
+impl Call {
+    fn begin() -> Self {
+        Self { refusals: budget::refusals() }
+    }
+
+    /// Fails where the program's memory refused something since the call began, to any thread: what was refused came from
+    /// the system meanwhile, and is to be given back. To be asked before anything is handed out, and now and then in long
+    /// work.
+    pub fn check_memory(self) -> Outcome<()> {
+        if budget::refusals() == self.refusals { Ok(()) } else { Err(Fault::memory()) }
+    }
+}
+
 /// Does `work`, catches what unwinds, and tells the caller how it went, by the status and in `info`.
 ///
 /// # Safety
 /// `info` is NULL or points to an [`ErrorInfo`], which need not be initialized.
-pub(super) unsafe fn guard(info: *mut ErrorInfo, work: impl FnOnce() -> Outcome<()>) -> Status {
+pub(super) unsafe fn guard(info: *mut ErrorInfo, work: impl FnOnce(Call) -> Outcome<()>) -> Status {
     if !info.is_aligned() {
         return Status::Argument;
     }
     // What a panic may leave half done is never used again: locks are poisoned, outputs not written.
-    let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(Fault::internal("a panic")));
+    let outcome =
+        catch_unwind(AssertUnwindSafe(|| work(Call::begin()))).unwrap_or_else(|_| Err(Fault::internal("a panic")));
     let fault = outcome.err().unwrap_or(Fault { status: Status::Ok, needs: 0, message: String::new() });
     if !info.is_null() {
         let mut written =
@@ -154,7 +183,7 @@ pub(super) fn check_pointer<T>(p: *const T, name: &str) -> Outcome<()> {
 /// `handle` is NULL or came from [`Box::into_raw`] and was not closed.
 pub(super) unsafe fn close<T>(handle: *mut T) {
     if !handle.is_null() {
-        let drop_it = || {
+        let drop_it = |_| {
             // SAFETY: it came from `Box::into_raw`, once, by contract.
             drop(unsafe { Box::from_raw(handle) });
             Ok(())
@@ -209,7 +238,7 @@ mod tests {
         unsafe { CStr::from_ptr(info.message.as_ptr()) }.to_str().unwrap()
     }
 
-    fn guarded(work: impl FnOnce() -> Outcome<()>) -> ErrorInfo {
+    fn guarded(work: impl FnOnce(Call) -> Outcome<()>) -> ErrorInfo {
         let mut info = std::mem::MaybeUninit::uninit();
         // SAFETY: the pointer is to memory of an `ErrorInfo`, which `guard` writes.
         let info = unsafe {
@@ -222,15 +251,15 @@ mod tests {
 
     #[test]
     fn every_outcome_has_its_status_and_its_text() {
-        let ok = guarded(|| Ok(()));
+        let ok = guarded(|_| Ok(()));
         assert_eq!((ok.status, ok.needs, message(&ok)), (Status::Ok, 0, ""));
-        let over = guarded(|| Err(Error::Budget { needs: 10, budget: 9 }.into()));
+        let over = guarded(|_| Err(Error::Budget { needs: 10, budget: 9 }.into()));
         assert_eq!((over.status, over.needs), (Status::Budget, 10));
         assert!(message(&over).contains("needs 10 bytes"));
-        let panicked = guarded(|| panic!("odd"));
+        let panicked = guarded(|_| panic!("odd"));
         assert_eq!(panicked.status, Status::Internal);
         // SAFETY: NULL is allowed.
-        assert_eq!(unsafe { guard(std::ptr::null_mut(), || Err(Fault::busy())) }, Status::Busy);
+        assert_eq!(unsafe { guard(std::ptr::null_mut(), |_| Err(Fault::busy())) }, Status::Busy);
     }
 
     #[test]
@@ -247,6 +276,6 @@ mod tests {
         // SAFETY: the strings are static.
         let name = |status| unsafe { CStr::from_ptr(rissole_status_string(status)) }.to_str().unwrap();
         assert_eq!((name(Status::Ok as i32), name(Status::Busy as i32)), ("ok", "busy"));
-        assert_eq!((name(9), name(-1)), ("unknown status", "unknown status"));
+        assert_eq!((name(10), name(-1)), ("unknown status", "unknown status"));
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::fault::{ErrorInfo, Fault, Outcome, Status, check_pointer, guard, place, text};
+use super::fault::{Call, ErrorInfo, Fault, Outcome, Status, check_pointer, guard, place, text};
 use super::grown::{self, Grown};
 use super::model::Model;
 use crate::bundle::{Bundle, Files, Storage};
@@ -79,7 +79,7 @@ pub unsafe extern "C" fn rissole_model_open_memory(
 ) -> Status {
     // SAFETY: as the caller vouches, here and below.
     unsafe {
-        guard(error, || {
+        guard(error, |call| {
             let model = place(model, std::ptr::null_mut(), "model")?;
             check_pointer(files, "files")?;
             if count > MAX_FILES {
@@ -87,7 +87,7 @@ pub unsafe extern "C" fn rissole_model_open_memory(
             }
             let listed = std::slice::from_raw_parts(files, count as usize);
             let lent = listed.iter().map(|file| lend(file)).collect::<Outcome<_>>()?;
-            *model = open("(memory)", Memory(lent))?;
+            *model = open(call, "(memory)", Memory(lent))?;
             Ok(())
         })
     }
@@ -108,19 +108,21 @@ pub unsafe extern "C" fn rissole_model_open_reader(
 ) -> Status {
     // SAFETY: as the caller vouches, here and below.
     unsafe {
-        guard(error, || {
+        guard(error, |call| {
             let model = place(model, std::ptr::null_mut(), "model")?;
             let FileReader { file_size, file_read, user, .. } = grown::read(reader, "reader")?;
             let callbacks = file_size.zip(file_read).ok_or_else(|| Fault::argument("a callback is NULL"));
             let (size, read) = callbacks?;
-            *model = open("(reader)", Reader { size, read, user })?;
+            *model = open(call, "(reader)", Reader { size, read, user })?;
             Ok(())
         })
     }
 }
 
-fn open(spoken_of_as: &str, files: impl Files + 'static) -> Outcome<*mut Model> {
-    Ok(Model::handle(Bundle::open_from(Path::new(spoken_of_as), Storage::Given(Arc::new(files)))?))
+fn open(call: Call, spoken_of_as: &str, files: impl Files + 'static) -> Outcome<*mut Model> {
+    let model = Model::handle(Bundle::open_from(Path::new(spoken_of_as), Storage::Given(Arc::new(files)))?);
+    call.check_memory()?;
+    Ok(Box::into_raw(model))
 }
 
 /// # Safety

@@ -211,9 +211,10 @@ pub unsafe extern "C" fn rissole_plan(
 ) -> Status {
     // SAFETY: as the caller vouches, here and below.
     unsafe {
-        guard(error, || {
+        guard(error, |call| {
             let needs = place(needs, 0, "needs")?;
             let plans = api::Generator::plans(&given(model, "model")?.bundle, &read_options(options)?)?;
+            call.check_memory()?;
             *needs = plans.iter().map(api::Plan::needs).min().unwrap_or(0);
             Ok(())
         })
@@ -236,11 +237,13 @@ pub unsafe extern "C" fn rissole_generator_open(
 ) -> Status {
     // SAFETY: as the caller vouches, here and below.
     unsafe {
-        guard(error, || {
+        guard(error, |call| {
             let to = place(generator, std::ptr::null_mut(), "generator")?;
             let opened = api::Generator::open(&given(model, "model")?.bundle, &read_options(options)?)?;
             let work = Mutex::new(Work { generator: opened, listener: Listener::default() });
-            *to = Box::into_raw(Box::new(Generator { cancelled: AtomicBool::new(false), work }));
+            let opened = Box::new(Generator { cancelled: AtomicBool::new(false), work });
+            call.check_memory()?;
+            *to = Box::into_raw(opened);
             Ok(())
         })
     }
@@ -270,7 +273,7 @@ pub unsafe extern "C" fn rissole_generator_set_progress(
 ) -> Status {
     // SAFETY: as the caller vouches.
     unsafe {
-        guard(error, || {
+        guard(error, |_| {
             given(generator, "generator")?.work()?.listener = Listener { callback, user: Some(user) };
             Ok(())
         })
@@ -308,7 +311,7 @@ pub unsafe extern "C" fn rissole_generate(
 ) -> Status {
     // SAFETY: as the caller vouches, here and below.
     unsafe {
-        guard(error, || {
+        guard(error, |call| {
             let handle = given(generator, "generator")?;
             let mut work = handle.work()?;
             let Work { generator, listener } = &mut *work;
@@ -320,10 +323,12 @@ pub unsafe extern "C" fn rissole_generate(
             let (seed, query) = read_request(request)?;
             let mut counts = (0, 0);
             let drawn = generator.generate(seed, &query, &mut |event| {
-                let go_on = !handle.cancelled.load(Ordering::Relaxed) && listener.tell(&event, size, &mut counts);
+                let wanted = !handle.cancelled.load(Ordering::Relaxed) && listener.tell(&event, size, &mut counts);
+                let go_on = wanted && call.check_memory().is_ok();
                 if go_on { Ok(()) } else { Err(Error::Interrupted) }
             });
             handle.cancelled.store(false, Ordering::Relaxed);
+            call.check_memory()?;
             let drawn = drawn?;
             target.put(&drawn.image)?;
             match report.is_null() {

@@ -45,7 +45,7 @@ impl log::Log for Logger {
 /// `callback` may be called from any thread, with `user`, until it is replaced.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rissole_set_log(level: u32, callback: LogFn, user: *mut c_void) {
-    let work = || {
+    let work = |_| {
         *SINK.write().unwrap_or_else(PoisonError::into_inner) = Sink { callback, user };
         // A Rust program may have a logger of its own; then that one goes on.
         if log::set_logger(&Logger).is_ok() || LOGGER_IS_OURS.load(std::sync::atomic::Ordering::Relaxed) {

@@ -17,11 +17,11 @@ pub struct Model {
 
 impl Model {
     /// The handle of a model of `bundle`.
-    pub(super) fn handle(bundle: Bundle) -> *mut Self {
+    pub(super) fn handle(bundle: Bundle) -> Box<Self> {
         // The manifest has no NUL in its strings that matter: what follows one is left out.
         let string = |text: &str| CString::new(text.split('\0').next().unwrap_or_default()).unwrap_or_default();
         let (name, licence) = (string(&bundle.manifest.name), string(&bundle.manifest.licence));
-        Box::into_raw(Box::new(Self { bundle, name, licence }))
+        Box::new(Self { bundle, name, licence })
     }
 }
 
@@ -117,9 +117,11 @@ pub unsafe extern "C" fn rissole_model_open(
 ) -> Status {
     // SAFETY: as the caller vouches, here and below.
     unsafe {
-        guard(error, || {
+        guard(error, |call| {
             let model = place(model, std::ptr::null_mut(), "model")?;
-            *model = Model::handle(Bundle::open(text(path, "path")?)?);
+            let opened = Model::handle(Bundle::open(text(path, "path")?)?);
+            call.check_memory()?;
+            *model = Box::into_raw(opened);
             Ok(())
         })
     }
@@ -147,7 +149,7 @@ pub unsafe extern "C" fn rissole_model_get_info(
 ) -> Status {
     // SAFETY: as the caller vouches, here and below.
     unsafe {
-        guard(error, || {
+        guard(error, |_| {
             let m = &given(model, "model")?.bundle.manifest;
             let filled = ModelInfo {
                 struct_size: size_of::<ModelInfo>() as u32,
@@ -195,7 +197,12 @@ pub unsafe extern "C" fn rissole_model_licence(model: *const Model) -> *const c_
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rissole_model_verify(model: *const Model, error: *mut ErrorInfo) -> Status {
     // SAFETY: as the caller vouches.
-    unsafe { guard(error, || Ok(given(model, "model")?.bundle.verify()?)) }
+    unsafe {
+        guard(error, |call| {
+            given(model, "model")?.bundle.verify()?;
+            call.check_memory()
+        })
+    }
 }
 
 fn number(n: usize) -> Result<u32, Fault> {

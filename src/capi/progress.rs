@@ -114,11 +114,14 @@ pub unsafe extern "C" fn rissole_preview_get_image(
 ) -> Status {
     // SAFETY: as the caller vouches; the preview lives while the callback runs.
     unsafe {
-        guard(error, || {
+        guard(error, |call| {
             let preview = given(preview, "preview")?;
             let target = Target::new(image, preview.size)?;
             match given(preview.picture, "preview")?.picture()? {
-                Some(picture) => target.put(&picture),
+                Some(picture) => {
+                    call.check_memory()?;
+                    target.put(&picture)
+                }
                 None => Err(Fault::from(crate::Error::Budget { needs: 0, budget: 0 })),
             }
         })
