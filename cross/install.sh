@@ -3,14 +3,14 @@
 #   cross/install.sh PREFIX [TARGET]        TARGET as of rustc --print target-list; default: this machine's
 # With CARGO=cargo-zigbuild, TARGET may end in the version of glibc, as .2.28; CARGO_FLAGS are flags for it. LINKER, by
 # default cc, makes the shared library: a C compiler for TARGET. BINUTILS is what stands before the names of ld, ar, nm and
-# objcopy, as aarch64-linux-gnu-. PROFILE is one of Cargo.toml, by default release. What is installed may be moved as a
+# objcopy, as aarch64-linux-gnu-. RISSOLE_PROFILE is one of Cargo.toml, by default release. What is installed may be moved as a
 # whole.
 set -eu
 cd "$(dirname "$0")/.."
 [ $# -ge 1 ] || { sed -n '2,7s/^# //p' "$0" >&2; exit 2; }
 case $1 in /*) prefix=$1 ;; *) prefix=$PWD/$1 ;; esac
 target=${2:-}
-profile=${PROFILE:-release}
+profile=${RISSOLE_PROFILE:-release}
 
 # The library alone, not the command line; the rest of the features as in the workspace, so that nothing of what
 # tract needs is built twice.

@@ -1,0 +1,78 @@
+#!/bin/sh
+# Packs a release: program, shipped bundle, C library, licences and SBOM, as rissole-VERSION-TARGET.tar.xz and as a .deb.
+#   cross/package.sh OUT [TARGET]
+# TARGET, CARGO, CARGO_FLAGS, LINKER and BINUTILS as for cross/install.sh; RISSOLE_PROFILE is by default dist.
+# Needs cargo-about and cargo-cyclonedx (cargo install …), xz, and dpkg-deb.
+set -eu
+cd "$(dirname "$0")/.."
+[ $# -ge 1 ] || { sed -n '2,5s/^# //p' "$0" >&2; exit 2; }
+mkdir -p "$1"
+out=$(cd "$1" && pwd)
+named=${2:-}
+target=${named:-$(rustc -vV | sed -n 's/^host: //p')}
+target=${target%.2.*}
+case $target in
+    x86_64-*) architecture=amd64 ;;
+    aarch64-*) architecture=arm64 ;;
+    armv7-*) architecture=armhf ;;
+    *) echo "package.sh: no Debian architecture is known for $target" >&2; exit 2 ;;
+esac
+export RISSOLE_PROFILE="${RISSOLE_PROFILE:-dist}"
+# The same sources give the same packages.
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
+export SOURCE_DATE_EPOCH
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+name=rissole-$version-$target
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+root=$work/$name
+
+case ${CARGO:-cargo} in *zigbuild) build=zigbuild ;; *) build=build ;; esac
+# shellcheck disable=SC2086  # words
+"${CARGO:-cargo}" $build ${CARGO_FLAGS:-} --profile "$RISSOLE_PROFILE" --locked --package rissole ${named:+--target "$named"}
+install -D -m 755 "${CARGO_TARGET_DIR:-target}${named:+/$target}/$RISSOLE_PROFILE/rissole" "$root/bin/rissole"
+"${BINUTILS:-}strip" "$root/bin/rissole"
+cross/install.sh "$root" ${named:+"$named"}
+
+documents=$root/share/doc/rissole
+mkdir -p "$root/share/rissole/models" "$documents"
+cp -r models/avatars64 "$root/share/rissole/models/"
+cp -r README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE examples "$documents/"
+sed 's|/usr/local/|/usr/|g' cross/rissole.service >"$documents/rissole.service"
+cargo about generate --frozen --target "$target" --manifest-path Cargo.toml --config cross/about.toml cross/about.hbs \
+    --output-file "$documents/licences.txt"
+# The tool writes beside each manifest: where the sources may be written to.
+mkdir "$work/sources"
+cp -r Cargo.toml Cargo.lock src tools benches "$work/sources/"
+cargo cyclonedx --quiet --manifest-path "$work/sources/Cargo.toml" --format json --target "$target" --override-filename sbom
+sed "s|$work/sources|/rissole|g" "$work/sources/sbom.json" >"$documents/sbom.cdx.json"
+
+chmod -R u=rwX,go=rX "$root"
+tar --directory "$work" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
+    --create "$name" | xz -T0 >"$out/$name.tar.xz"
+
+# The same files below /usr.
+glibc=$(readelf --wide --version-info "$root/bin/rissole" | sed -n 's/.*GLIBC_\([0-9.]*\).*/\1/p' | sort -uV | tail -n 1)
+mkdir -p "$work/deb/DEBIAN"
+mv "$root" "$work/deb/usr"
+cat >"$work/deb/DEBIAN/control" <<CONTROL
+Package: rissole
+Version: $version
+Architecture: $architecture
+Maintainer: The rissole project
+Section: graphics
+Priority: optional
+Installed-Size: $(du -sk "$work/deb/usr" | cut -f 1)
+Depends: libc6 (>= $glibc), libgcc-s1 | libgcc1
+Description: image generation on edge devices
+ Draws pictures by latent diffusion one block at a time, guided by the nearest
+ neighbours in a memory-mapped block database, within a RAM budget. With the C
+ library, its header, and the bundle avatars64.
+CONTROL
+echo 'activate-noawait ldconfig' >"$work/deb/DEBIAN/triggers"
+dpkg-deb --root-owner-group -Zxz --build "$work/deb" "$out/rissole_${version}_$architecture.deb" >/dev/null
+
+for file in "$work"/deb/usr/bin/rissole "$work"/deb/usr/lib/librissole.a "$work"/deb/usr/lib/librissole.so \
+    "$out/$name.tar.xz" "$out/rissole_${version}_$architecture.deb"; do
+    echo "$(stat -Lc %s "$file") $(basename "$file")"
+done
