@@ -18,9 +18,6 @@ case $target in
     *) echo "package.sh: no Debian architecture is known for $target" >&2; exit 2 ;;
 esac
 export RISSOLE_PROFILE="${RISSOLE_PROFILE:-dist}"
-# The same sources give the same packages.
-SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
-export SOURCE_DATE_EPOCH
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 name=rissole-$version-$target
 work=$(mktemp -d)
@@ -33,6 +30,10 @@ case ${CARGO:-cargo} in *zigbuild) build=zigbuild ;; *) build=build ;; esac
 install -D -m 755 "${CARGO_TARGET_DIR:-target}${named:+/$target}/$RISSOLE_PROFILE/rissole" "$root/bin/rissole"
 "${BINUTILS:-}strip" "$root/bin/rissole"
 cross/install.sh "$root" ${named:+"$named"}
+
+# The same sources give the same packages. Not told before: build scripts that see another date begin anew.
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
+export SOURCE_DATE_EPOCH
 
 documents=$root/share/doc/rissole
 mkdir -p "$root/share/rissole/models" "$documents"
