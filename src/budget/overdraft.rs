@@ -4,7 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Refusals since the program began.
 static REFUSALS: AtomicUsize = AtomicUsize::new(0);
@@ -31,6 +31,11 @@ pub(super) fn refusals() -> usize {
     REFUSALS.load(Relaxed)
 }
 
+/// The list; nothing that holds it panics.
+fn blocks() -> MutexGuard<'static, Blocks> {
+    BLOCKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The layout of a block with its header, and where in it the block begins.
 fn with_header(layout: Layout) -> Option<(Layout, usize)> {
     Layout::new::<Header>().extend(layout).ok()
@@ -47,7 +52,7 @@ pub(super) fn alloc(layout: Layout) -> *mut u8 {
     }
     // SAFETY: `offset` lies within `whole`.
     let (header, block) = (start.cast::<Header>(), unsafe { start.add(offset) });
-    let mut blocks = BLOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut blocks = blocks();
     // SAFETY: the header is ours, aligned and large enough.
     unsafe { header.write(Header { next: blocks.0, block }) };
     blocks.0 = header;
@@ -58,7 +63,7 @@ pub(super) fn alloc(layout: Layout) -> *mut u8 {
 
 /// Whether `block`, which is alive, is one of the system.
 pub(super) fn has(block: *mut u8) -> bool {
-    ALIVE.load(Relaxed) > 0 && BLOCKS.lock().unwrap_or_else(PoisonError::into_inner).link(block).is_some()
+    ALIVE.load(Relaxed) > 0 && blocks().link(block).is_some()
 }
 
 /// Gives `block` of `layout` back; false where it is none of the system.
@@ -66,7 +71,7 @@ pub(super) fn dealloc(block: *mut u8, layout: Layout) -> bool {
     if ALIVE.load(Relaxed) == 0 {
         return false;
     }
-    let mut blocks = BLOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut blocks = blocks();
     let (Some(link), Some((whole, _))) = (blocks.link(block), with_header(layout)) else { return false };
     // SAFETY: a link of the list leads to a header of it, which `alloc` made of `whole`; it is taken out first.
     unsafe {

@@ -173,8 +173,10 @@ impl FrozenIndex {
 
     /// Bytes of [`SearchScratch`] that depend on this file when `k` pictures are searched for.
     pub(crate) fn scratch_bytes(&self, k: usize) -> u64 {
-        let wanted = self.graph.as_ref().map(|_| (self.head.nodes, (self.head.ef_search as usize).max(k + 1)));
-        wanted.map_or(0, |(nodes, ef)| Trail::bytes(nodes, ef))
+        match self.graph {
+            None => 0,
+            Some(_) => Trail::bytes(self.head.nodes, (self.head.ef_search as usize).max(k + 1)),
+        }
     }
 
     /// The graph, where there is one, as one that can be changed: all of it is read into RAM.
