@@ -1,32 +1,43 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # Packs a release: program, shipped bundle, C library, licences and SBOM, as rissole-VERSION-TARGET.tar.xz and as a .deb.
-#   cross/package.sh OUT [TARGET]
-# TARGET, CARGO, CARGO_FLAGS, LINKER and BINUTILS as for cross/install.sh; RISSOLE_PROFILE is by default dist.
-# Needs cargo-about and cargo-cyclonedx (cargo install …), xz, and dpkg-deb.
-set -eu
+#   cross/package.sh OUT [aarch64|armv7]        by default for this machine, which is x86-64
+# Needs cargo-about and cargo-cyclonedx (cargo install …), xz, and dpkg-deb; for ARM it fetches the rest as cross/ci/check-arm
+# does. RISSOLE_PROFILE is by default dist.
+set -euo pipefail
 cd "$(dirname "$0")/.."
-[ $# -ge 1 ] || { sed -n '2,5s/^# //p' "$0" >&2; exit 2; }
+usage() { sed -n '2,5s/^# //p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || usage
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
-named=${2:-}
-target=${named:-$(rustc -vV | sed -n 's/^host: //p')}
-target=${target%.2.*}
-case $target in
-    x86_64-*) architecture=amd64 ;;
-    aarch64-*) architecture=arm64 ;;
-    armv7-*) architecture=armhf ;;
-    *) echo "package.sh: no Debian architecture is known for $target" >&2; exit 2 ;;
+build=build named=
+case ${2:-} in
+    '')
+        target=x86_64-unknown-linux-gnu architecture=amd64
+        work=$(mktemp -d)
+        trap 'rm -rf "$work"' EXIT
+        ;;
+    aarch64 | armv7)
+        # shellcheck source=cross/ci/arm
+        . cross/ci/arm "$2"
+        build=zigbuild named=$target.$glibc
+        CARGO_FLAGS="--config $work/config.toml ${CARGO_FLAGS:-}"
+        case $2 in aarch64) architecture=arm64 ;; armv7) architecture=armhf ;; esac
+        ;;
+    *) usage ;;
 esac
+# Where a panic happened is told by the place in the sources, not by that of this machine's copy of them.
+cat >"$work/paths.toml" <<PATHS
+[target.$target]
+rustflags = ["--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}/registry/src=crates", "--remap-path-prefix=$PWD=rissole"]
+PATHS
+export CARGO_FLAGS="--config $work/paths.toml ${CARGO_FLAGS:-}"
 export RISSOLE_PROFILE="${RISSOLE_PROFILE:-dist}"
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 name=rissole-$version-$target
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
 root=$work/$name
 
-case ${CARGO:-cargo} in *zigbuild) build=zigbuild ;; *) build=build ;; esac
 # shellcheck disable=SC2086  # words
-"${CARGO:-cargo}" $build ${CARGO_FLAGS:-} --profile "$RISSOLE_PROFILE" --locked --package rissole ${named:+--target "$named"}
+"${CARGO:-cargo}" $build $CARGO_FLAGS --profile "$RISSOLE_PROFILE" --locked --package rissole ${named:+--target "$named"}
 install -D -m 755 "${CARGO_TARGET_DIR:-target}${named:+/$target}/$RISSOLE_PROFILE/rissole" "$root/bin/rissole"
 "${BINUTILS:-}strip" "$root/bin/rissole"
 cross/install.sh "$root" ${named:+"$named"}
@@ -70,6 +81,12 @@ Description: image generation on edge devices
  neighbours in a memory-mapped block database, within a RAM budget. With the C
  library, its header, and the bundle avatars64.
 CONTROL
+{
+    echo 'rissole: under the MIT licence, as follows, or under Apache-2.0 (/usr/share/common-licenses/Apache-2.0).'
+    echo 'What is compiled into it, and under which licences: licences.txt beside this file.'
+    echo
+    cat LICENSE-MIT
+} >"$work/deb/usr/share/doc/rissole/copyright"
 echo 'activate-noawait ldconfig' >"$work/deb/DEBIAN/triggers"
 dpkg-deb --root-owner-group -Zxz --build "$work/deb" "$out/rissole_${version}_$architecture.deb" >/dev/null
 
