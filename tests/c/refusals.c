@@ -14,6 +14,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of what follows */
 static long allocations, refused_at = -1; /* counted from 0; -1: none */
 static int persistent;
 static unsigned long refusals, live;
+static unsigned long round_began; /* refusals then */
 
 static uint32_t threads = 1;
 static const char *path;
@@ -79,8 +80,9 @@ static void fail(const char *what, rissole_status status, const rissole_error *e
 /* What a call answered, whose result is or is not there: it must have worked unless it was refused something, and works
  * the second time. True: call again. */
 static int again(const char *what, rissole_status status, int handed_out, unsigned long before, rissole_error *error) {
-    int ok = status == RISSOLE_STATUS_OK, refused = refused_until_now() != before;
-    /* A refusal is told to every call that is at work meanwhile, and may fall before this one began. */
+    /* A refusal is told to every call that is at work while the library notices, which is a moment after this program
+     * counted it; and it may fall before a call began. */
+    int ok = status == RISSOLE_STATUS_OK, refused = refused_until_now() != (threads > 1 ? round_began : before);
     if ((!ok && (status != RISSOLE_STATUS_MEMORY || !refused)) || (ok && refused && threads == 1) || handed_out != ok) {
         fail(what, status, error);
     }
@@ -189,6 +191,7 @@ int main(int argc, char **argv) {
         persistent = n >= total;
         refused_at = n % total;
         allocations = 0;
+        round_began = refusals;
         pictures[0].drawn = pictures[1].drawn = n % 32 == 0;
         run_each(pictures, count);
         for (i = 0; i < count; i++) {
