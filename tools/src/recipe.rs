@@ -12,6 +12,7 @@ use crate::export::Weights;
 use crate::train::consistency::ConsistencyTraining;
 use crate::train::decoder::DecoderTraining;
 use crate::train::denoiser::DenoiserTraining;
+use crate::train::perceptual::PerceptualTraining;
 use crate::train::vqgan::VqganTraining;
 
 /// A recipe. Unknown keys are refused, so that a typo is not a silent default.
@@ -108,6 +109,7 @@ impl Recipe {
         let home = path.parent().unwrap_or(Path::new("."));
         recipe.data.source.path = home.join(&recipe.data.source.path);
         recipe.about = recipe.about.map(|about| home.join(about));
+        recipe.perceptual().for_each(|loss| loss.home = home.to_owned());
         Ok(recipe)
     }
 
@@ -126,6 +128,12 @@ impl Recipe {
         }
         self.name = name.unwrap_or_else(|| std::mem::take(&mut self.name));
         self.check()
+    }
+
+    /// The perceptual losses.
+    pub fn perceptual(&mut self) -> impl Iterator<Item = &mut PerceptualTraining> {
+        let decoder = self.decoder.as_mut().and_then(|decoder| decoder.perceptual.as_mut());
+        self.vqgan.perceptual.iter_mut().chain(decoder)
     }
 
     fn check(&self) -> Result<()> {

@@ -8,7 +8,42 @@ pub mod cpu;
 pub mod cuda;
 pub mod parity;
 
-/// Geometry of a convolution over NHWC arrays with zero padding `kernel / 2`.
+/// How a window moves over the pixels of a map: the kernel of a convolution, or a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Its rows and columns.
+    pub sides: [usize; 2],
+    /// Step, down and across.
+    pub stride: usize,
+    /// Rows above the map and columns to the left of it that it sees: zeros to a convolution, nothing to a pool.
+    pub before: [usize; 2],
+    /// The same below the map and to the right of it.
+    pub after: [usize; 2],
+}
+
+impl Window {
+    /// A square one of odd `side`, centred on the pixels 0, `stride`, 2 · `stride`…
+    pub fn centred(side: usize, stride: usize) -> Self {
+        let around = [side / 2; 2];
+        Self { sides: [side; 2], stride, before: around, after: around }
+    }
+
+    /// Pixels in it.
+    pub fn taps(&self) -> usize {
+        self.sides[0] * self.sides[1]
+    }
+
+    /// Rows and columns of its places on a map of `height × width`; `None` where it is larger than the map.
+    pub fn places(&self, height: usize, width: usize) -> Option<[usize; 2]> {
+        let along = |i: usize, size: usize| {
+            let room = (self.before[i] + size + self.after[i]).checked_sub(self.sides[i])?;
+            Some(room / self.stride + 1)
+        };
+        Some([along(0, height)?, along(1, width)?])
+    }
+}
+
+/// Geometry of a convolution over NHWC arrays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conv {
     /// Samples.
@@ -21,21 +56,45 @@ pub struct Conv {
     pub inputs: usize,
     /// Output channels.
     pub outputs: usize,
-    /// Kernel side, odd.
-    pub kernel: usize,
-    /// Step.
-    pub stride: usize,
+    /// The kernel.
+    pub window: Window,
 }
 
 impl Conv {
     /// Height and width of the output.
+    ///
+    /// # Panics
+    /// Where the kernel is larger than the map.
     pub fn out_size(&self) -> (usize, usize) {
-        (self.height.div_ceil(self.stride), self.width.div_ceil(self.stride))
+        let [height, width] = self.window.places(self.height, self.width).expect("the kernel fits the map");
+        (height, width)
     }
 
     /// Kernel taps.
     pub fn taps(&self) -> usize {
-        self.kernel * self.kernel
+        self.window.taps()
+    }
+}
+
+/// Geometry of a pool over NHWC arrays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    /// The input.
+    pub plane: Plane,
+    /// What is pooled.
+    pub window: Window,
+    /// Whether to its mean (over what of it lies in the map) or to its largest value.
+    pub mean: bool,
+}
+
+impl Pool {
+    /// Height and width of the output.
+    ///
+    /// # Panics
+    /// Where the window is larger than the map.
+    pub fn out_size(&self) -> (usize, usize) {
+        let [height, width] = self.window.places(self.plane.height, self.plane.width).expect("the window fits the map");
+        (height, width)
     }
 }
 
@@ -248,6 +307,11 @@ pub trait Backend {
     fn crop(&self, g: &Plane, margin: usize, x: &Self::Buffer, out: &mut Self::Buffer);
     /// Its gradient: zeros around.
     fn crop_grad(&self, g: &Plane, margin: usize, grad: &Self::Buffer, out: &mut Self::Buffer);
+
+    /// The largest value of each window, or its mean.
+    fn pool(&self, g: &Pool, x: &Self::Buffer, out: &mut Self::Buffer);
+    /// Its gradient; of equally large values, the first in its window has it.
+    fn pool_grad(&self, g: &Pool, x: &Self::Buffer, grad: &Self::Buffer, out: &mut Self::Buffer);
 
     /// Self-attention; `weights` gets the softmax, `batch × heads × tokens × tokens`.
     fn attention(&self, g: &Attention, qkv: &Self::Buffer, out: &mut Self::Buffer, weights: &mut Self::Buffer);

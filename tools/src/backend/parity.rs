@@ -1,7 +1,7 @@
 //! Every operation on two backends with the same random inputs of odd sizes: forward and backward, outputs
 //! poisoned with NaN before.
 
-use super::{AdamW, Attention, Backend, Conv, Norm, Plane, Trained};
+use super::{AdamW, Attention, Backend, Conv, Norm, Plane, Pool, Trained, Window};
 use crate::random::Random;
 
 /// Largest error of an operation in `f32`, as [`error`] measures it.
@@ -103,6 +103,7 @@ pub fn checks<A: Backend, B: Backend>() -> Vec<Check<A, B>> {
         ("layer normalisation", layer_norm),
         ("channels", channels),
         ("pixels", pixels),
+        ("pools", pools),
         ("attention", attention),
         ("attention gradient", attention_gradient),
         ("timestep embedding", sinusoid),
@@ -157,14 +158,13 @@ fn sums<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
 
 /// Geometries of convolutions: every kernel and stride, odd and even sides, more than a tile of channels.
 fn convolutions() -> Vec<Conv> {
-    let conv = |batch, height, width, inputs, outputs, kernel, stride| Conv {
-        batch,
-        height,
-        width,
-        inputs,
-        outputs,
-        kernel,
-        stride,
+    let conv = |batch, height, width, inputs, outputs, kernel, stride| {
+        let window = Window::centred(kernel, stride);
+        Conv { batch, height, width, inputs, outputs, window }
+    };
+    let other = |sides, stride, before, after| {
+        let window = Window { sides, stride, before, after };
+        Conv { batch: 2, height: 9, width: 8, inputs: 5, outputs: 6, window }
     };
     vec![
         conv(1, 1, 1, 1, 1, 1, 1),
@@ -179,6 +179,12 @@ fn convolutions() -> Vec<Conv> {
         conv(3, 5, 7, 12, 9, 3, 1),
         conv(2, 7, 6, 20, 36, 3, 2),
         conv(5, 4, 4, 66, 70, 3, 1),
+        conv(2, 7, 6, 4, 9, 5, 1),
+        other([3, 3], 2, [0, 0], [0, 0]),
+        other([3, 3], 1, [0, 0], [0, 0]),
+        other([1, 7], 1, [0, 3], [0, 3]),
+        other([7, 1], 1, [3, 0], [3, 0]),
+        other([2, 3], 2, [1, 0], [0, 2]),
     ]
 }
 
@@ -296,6 +302,24 @@ fn pixels<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
         compare!(pair, inputs vec![pair.normal(inner)], outputs [Poison(n)], |b, [x], [out]| {
             b.crop_grad(&g, margin, x, out)
         });
+    }
+}
+
+fn pools<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    let window =
+        |side, stride, before, after| Window { sides: [side; 2], stride, before: [before; 2], after: [after; 2] };
+    for window in [window(3, 2, 0, 0), window(3, 1, 1, 1), window(2, 2, 0, 1), window(1, 3, 0, 0)] {
+        for mean in [false, true] {
+            let plane = Plane { batch: 3, height: 7, width: 6, channels: 5 };
+            let g = Pool { plane, window, mean };
+            let (h, w) = g.out_size();
+            let (n, after) = (3 * 7 * 6 * 5, 3 * h * w * 5);
+            // Rectified, so that windows have many largest values.
+            let x: Vec<f32> = pair.normal(n).iter().map(|v| v.max(0.0)).collect();
+            compare!(pair, inputs vec![x.clone()], outputs [Poison(after)], |b, [x], [out]| b.pool(&g, x, out));
+            let inputs = vec![x, pair.normal(after)];
+            compare!(pair, inputs inputs, outputs [Poison(n)], |b, [x, grad], [out]| b.pool_grad(&g, x, grad, out));
+        }
     }
 }
 

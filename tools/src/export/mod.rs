@@ -6,7 +6,7 @@
 
 pub mod bundle;
 mod graph;
-mod proto;
+pub(crate) mod proto;
 mod quantize;
 #[cfg(test)]
 mod tests;

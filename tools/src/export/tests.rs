@@ -3,6 +3,7 @@
 use tract_onnx::prelude::*;
 
 use super::{ExportSpec, Weights, quantize_dequantize, record_values, to_onnx_bytes};
+use crate::backend::Window;
 use crate::backend::cpu::Cpu;
 use crate::random::Random;
 use crate::tape::{Init, NodeId, ParamSet, Shape, Tape, op::len};
@@ -109,29 +110,46 @@ fn vector(n: usize) -> Shape {
 
 #[test]
 fn convolution_3x3() {
-    check(&[("x", [1, 5, 3, 7])], &[[1, 1, 63, 11], vector(11)], |t, x, p| t.conv(x[0], p[0], p[1], 3, 1));
+    check(&[("x", [1, 5, 3, 7])], &[[1, 1, 63, 11], vector(11)], |t, x, p| {
+        t.conv(x[0], p[0], p[1], Window::centred(3, 1))
+    });
 }
 
 #[test]
 fn convolution_with_stride_on_even_and_odd_sizes() {
     for (h, w) in [(4, 6), (5, 7), (4, 7), (5, 6), (1, 2)] {
-        check(&[("x", [1, h, w, 3])], &[[1, 1, 27, 5], vector(5)], |t, x, p| t.conv(x[0], p[0], p[1], 3, 2));
-        check(&[("x", [1, h, w, 3])], &[[1, 1, 3, 5], vector(5)], |t, x, p| t.conv(x[0], p[0], p[1], 1, 2));
+        check(&[("x", [1, h, w, 3])], &[[1, 1, 27, 5], vector(5)], |t, x, p| {
+            t.conv(x[0], p[0], p[1], Window::centred(3, 2))
+        });
+        check(&[("x", [1, h, w, 3])], &[[1, 1, 3, 5], vector(5)], |t, x, p| {
+            t.conv(x[0], p[0], p[1], Window::centred(1, 2))
+        });
+    }
+}
+
+#[test]
+fn pools_and_windows_that_are_not_centred() {
+    let window = |sides, stride, before, after| Window { sides, stride, before, after };
+    let params = [[1, 1, 3 * 6, 4], vector(4)];
+    check(&[("x", [1, 6, 5, 3])], &params, |t, x, p| t.conv(x[0], p[0], p[1], window([3, 2], 2, [1, 0], [0, 1])));
+    for mean in [false, true] {
+        check(&[("x", [1, 6, 5, 3])], &[], |t, x, _| t.pool(x[0], Window::centred(3, 2), mean));
+        check(&[("x", [1, 6, 5, 3])], &[], |t, x, _| t.pool(x[0], window([2, 3], 1, [0, 0], [0, 0]), mean));
     }
 }
 
 #[test]
 fn convolution_1x1_of_a_map_and_of_a_vector() {
     let params = [[1, 1, 7, 5], vector(5)];
-    check(&[("x", [1, 3, 5, 7])], &params, |t, x, p| t.conv(x[0], p[0], p[1], 1, 1));
-    check(&[("x", vector(7))], &params, |t, x, p| t.conv(x[0], p[0], p[1], 1, 1));
+    check(&[("x", [1, 3, 5, 7])], &params, |t, x, p| t.conv(x[0], p[0], p[1], Window::centred(1, 1)));
+    check(&[("x", vector(7))], &params, |t, x, p| t.conv(x[0], p[0], p[1], Window::centred(1, 1)));
 }
 
 #[test]
 fn one_weight_as_a_matrix_and_as_a_kernel() {
     check(&[("x", [1, 3, 5, 7]), ("v", vector(7))], &[[1, 1, 7, 5], vector(5)], |t, x, p| {
-        let map = t.conv(x[0], p[0], p[1], 1, 1);
-        let v = t.conv(x[1], p[0], p[1], 1, 1);
+        let map = t.conv(x[0], p[0], p[1], Window::centred(1, 1));
+        let v = t.conv(x[1], p[0], p[1], Window::centred(1, 1));
         t.add_vector(map, v)
     });
 }
@@ -223,21 +241,22 @@ fn nodes_that_the_output_does_not_need_are_left_out() {
 #[test]
 fn quantized_weights_equal_the_tape_on_rounded_ones() {
     let params = [[1, 1, 288, 40], vector(40)];
-    let small = |w| check_with(w, &[("x", [1, 5, 3, 32])], &params, |t, x, p| t.conv(x[0], p[0], p[1], 3, 1));
+    let small =
+        |w| check_with(w, &[("x", [1, 5, 3, 32])], &params, |t, x, p| t.conv(x[0], p[0], p[1], Window::centred(3, 1)));
     let (full, quarter) = (small(Weights::F32).len(), small(Weights::Int8).len());
     assert!(quarter < full / 3, "{quarter} bytes of {full}");
     check_with(Weights::Int8, &[("x", vector(100))], &[[1, 1, 100, 90], vector(90)], |t, x, p| {
-        t.conv(x[0], p[0], p[1], 1, 1)
+        t.conv(x[0], p[0], p[1], Window::centred(1, 1))
     });
     check_with(Weights::Int8, &[("x", [1, 3, 3, 1024])], &[[1, 1, 9216, 1], vector(1)], |t, x, p| {
-        t.conv(x[0], p[0], p[1], 3, 1)
+        t.conv(x[0], p[0], p[1], Window::centred(3, 1))
     });
 }
 
 #[test]
 fn a_quantized_weight_of_more_than_4_mib_is_folded_all_the_same() {
     let file = check_with(Weights::Int8, &[("x", vector(1030))], &[[1, 1, 1030, 1100], vector(1100)], |t, x, p| {
-        t.conv(x[0], p[0], p[1], 1, 1)
+        t.conv(x[0], p[0], p[1], Window::centred(1, 1))
     });
     let model = tract_onnx::onnx().model_for_read(&mut &file[..]).unwrap().into_optimized().unwrap();
     let ops: Vec<_> = model.nodes.iter().map(|n| n.op.name().to_string()).collect();
@@ -288,7 +307,9 @@ fn unet(weights: Weights, size: usize, width: usize, margin: usize) -> Vec<u8> {
         ("condition", [1, size, size, width]),
     ];
     check_with(weights, &inputs, &s.0, |t, x, p| {
-        let conv = |t: &mut Tape<Cpu>, x, at: usize, kernel, stride| t.conv(x, p[at], p[at + 1], kernel, stride);
+        let conv = |t: &mut Tape<Cpu>, x, at: usize, kernel, stride| {
+            t.conv(x, p[at], p[at + 1], Window::centred(kernel, stride))
+        };
         let norm_silu = |t: &mut Tape<Cpu>, x, at: usize| t.group_norm(x, p[at], p[at + 1], 4, true);
         let angles = t.sinusoid(x[1], e);
         let time = conv(t, angles, time, 1, 1);

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 
+use tract_onnx::pb::AttributeProto;
+
 use super::Weights;
 use super::graph::Graph;
 use super::proto::{float, int, ints, text};
 use super::quantize::{Quantized, is_quantized};
-use crate::backend::Backend;
+use crate::backend::{Backend, Window};
 use crate::tape::{NodeId, Op, Shape, Tape};
 
 /// Values of one dequantization. tract folds constants up to 4 MiB; larger ones it would expand at every run.
@@ -95,7 +97,8 @@ impl<'a, 'p, B: Backend> Translator<'a, 'p, B> {
         let (form, name) = match node.op {
             Op::Param { .. } => return,
             Op::Input { ref name } => self.input(name, node.shape),
-            Op::Conv { kernel, stride } => self.conv(x, node.inputs[1], node.inputs[2], kernel, stride),
+            Op::Conv { window } => self.conv(x, node.inputs[1], node.inputs[2], window),
+            Op::Pool { window, mean } => (Form::Map, self.pool(x, window, mean)),
             Op::GroupNorm { groups, silu } => self.group_norm(x, node.inputs[1], node.inputs[2], groups, silu),
             Op::LayerNorm => self.layer_norm(x, node.inputs[1], node.inputs[2]),
             Op::Silu => {
@@ -158,25 +161,25 @@ impl<'a, 'p, B: Backend> Translator<'a, 'p, B> {
         (form, self.graph.node("Add", "add", &[&a, &b], vec![]))
     }
 
-    fn conv(&mut self, x: NodeId, weight: NodeId, bias: NodeId, kernel: usize, stride: usize) -> (Form, String) {
+    fn conv(&mut self, x: NodeId, weight: NodeId, bias: NodeId, window: Window) -> (Form, String) {
         let (index, name) = self.param(weight);
         let stem = format!("{}.out", name.strip_suffix(".weight").unwrap_or(name));
-        let linear = kernel == 1 && stride == 1 && self.values.contains_key(&(x, Form::Vector));
+        let linear = window == Window::centred(1, 1) && self.values.contains_key(&(x, Form::Vector));
         let inputs = self.shape(x)[3];
         let outputs = self.shape(weight)[3];
+        let [rows, columns] = window.sides;
         let bias = self.constant(bias, "bias", &[outputs], |values| values);
         if linear {
             let (x, w) = (self.at(x, Form::Vector), self.weight(index, &[outputs, inputs], inputs));
             return (Form::Vector, self.graph.node("Gemm", &stem, &[&x, &w, &bias], vec![int("transB", 1)]));
         }
-        let (x, w) = (self.at(x, Form::Map), self.weight(index, &[outputs, inputs, kernel, kernel], inputs));
-        let attributes = vec![
-            ints("kernel_shape", &[kernel; 2]),
-            ints("strides", &[stride; 2]),
-            // The same on both ends: output pixel i is centred on input pixel i · stride.
-            ints("pads", &[kernel / 2; 4]),
-        ];
-        (Form::Map, self.graph.node("Conv", &stem, &[&x, &w, &bias], attributes))
+        let (x, w) = (self.at(x, Form::Map), self.weight(index, &[outputs, inputs, rows, columns], inputs));
+        (Form::Map, self.graph.node("Conv", &stem, &[&x, &w, &bias], window_attributes(window)))
+    }
+
+    fn pool(&mut self, x: NodeId, window: Window, mean: bool) -> String {
+        let x = self.at(x, Form::Map);
+        self.graph.node(if mean { "AveragePool" } else { "MaxPool" }, "pool", &[&x], window_attributes(window))
     }
 
     /// Index and name of the parameter that a node stands for.
@@ -323,6 +326,11 @@ impl<'a, 'p, B: Backend> Translator<'a, 'p, B> {
         let sin = self.graph.node("Sin", "sinusoid_sin", &[&angles], vec![]);
         self.graph.node("Concat", "sinusoid", &[&cos, &sin], vec![int("axis", 1)])
     }
+}
+
+fn window_attributes(window: Window) -> Vec<AttributeProto> {
+    let pads = [window.before, window.after].concat();
+    vec![ints("kernel_shape", &window.sides), ints("strides", &[window.stride; 2]), ints("pads", &pads)]
 }
 
 /// `taps × inputs × outputs` → `outputs × inputs × taps`.

@@ -1,6 +1,6 @@
 //! Layers: each owns the indices of its parameters and records itself on a tape.
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Window};
 use crate::random::Random;
 use crate::tape::{Init, NodeId, ParamSet, Shape, Tape};
 
@@ -26,8 +26,7 @@ impl<B: Backend> Maker<'_, B> {
 pub struct Conv {
     weight: usize,
     bias: usize,
-    kernel: usize,
-    stride: usize,
+    window: Window,
 }
 
 impl Conv {
@@ -45,20 +44,19 @@ impl Conv {
         Self {
             weight: m.add(name, "weight", [1, 1, rows, outputs], Init::FanIn { fan_in: rows, gain }),
             bias: m.add(name, "bias", [1, 1, 1, outputs], Init::Constant(0.0)),
-            kernel,
-            stride: 1,
+            window: Window::centred(kernel, 1),
         }
     }
 
     /// The same layer with stride 2.
     pub fn halving(self) -> Self {
-        Self { stride: 2, ..self }
+        Self { window: Window { stride: 2, ..self.window }, ..self }
     }
 
     /// Records the layer.
     pub fn apply<B: Backend>(&self, t: &mut Tape<B>, x: NodeId) -> NodeId {
         let (weight, bias) = (t.param(self.weight), t.param(self.bias));
-        t.conv(x, weight, bias, self.kernel, self.stride)
+        t.conv(x, weight, bias, self.window)
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod denoiser;
 pub mod discriminator;
+pub mod frozen;
 pub mod layers;
 pub mod unet;
 pub mod vqgan;

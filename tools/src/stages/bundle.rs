@@ -116,6 +116,7 @@ impl Run {
         // The folder of one machine says nothing about the data and does not belong in a bundle.
         recipe.data.source.path = Default::default();
         recipe.about = None;
+        recipe.perceptual().for_each(|loss| loss.network = loss.network.file_name().unwrap_or_default().into());
         // Through text, which keeps f32 as short as it was written.
         let recipe: Value = serde_json::to_string(&recipe)
             .and_then(|text| serde_json::from_str(&text))

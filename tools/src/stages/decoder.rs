@@ -29,7 +29,8 @@ struct OnLatents<'a, B: Backend> {
 }
 
 impl<B: Backend> Training for OnLatents<'_, B> {
-    const MEASURES: &'static [&'static str] = &["absolute", "squared", "adversarial_weight", "discriminator"];
+    const MEASURES: &'static [&'static str] =
+        &["absolute", "squared", "perceptual", "adversarial_weight", "discriminator"];
 
     fn trainer(&self) -> &dyn Trainer {
         &self.trainer
@@ -47,7 +48,7 @@ impl<B: Backend> Training for OnLatents<'_, B> {
             pixels.extend(normalised(&self.dataset, self.pictures[image] as usize));
         }
         let e = self.trainer.train(&latents, &pixels, self.dataset.height, self.dataset.width)?;
-        Ok(vec![e.absolute, e.squared, e.adversarial_weight, e.discriminator])
+        Ok(vec![e.absolute, e.squared, e.perceptual, e.adversarial_weight, e.discriminator])
     }
 }
 

@@ -6,8 +6,10 @@ use super::training::Training;
 use super::{Run, Stage, normalised};
 use crate::backend::Backend;
 use crate::backend::choice::on_device;
+use crate::backend::cpu::Cpu;
 use crate::data::{Dataset, Split};
 use crate::train::Trainer;
+use crate::train::perceptual::Perceptual;
 use crate::train::vqgan::{Vqgan, VqganTrainer};
 
 struct OnPictures<'a, B: Backend> {
@@ -19,7 +21,7 @@ struct OnPictures<'a, B: Backend> {
 
 impl<B: Backend> Training for OnPictures<'_, B> {
     const MEASURES: &'static [&'static str] =
-        &["absolute", "squared", "commitment", "adversarial_weight", "discriminator"];
+        &["absolute", "squared", "perceptual", "commitment", "adversarial_weight", "discriminator"];
 
     fn trainer(&self) -> &dyn Trainer {
         &self.trainer
@@ -31,7 +33,7 @@ impl<B: Backend> Training for OnPictures<'_, B> {
         let pixels: Vec<f32> = drawn.into_iter().flat_map(|image| normalised(dataset, image as usize)).collect();
         let l = trainer.train(&pixels, dataset.height, dataset.width)?;
         let p = l.picture;
-        Ok(vec![p.absolute, p.squared, l.commitment, p.adversarial_weight, p.discriminator])
+        Ok(vec![p.absolute, p.squared, p.perceptual, l.commitment, p.adversarial_weight, p.discriminator])
     }
 }
 
@@ -42,6 +44,11 @@ impl Run {
 
     fn train_vqgan_on<B: Backend>(&self, backend: &B) -> Result<()> {
         let (dataset, split) = self.dataset()?;
+        // That of a later stage too: not found wanting after hours.
+        let decoder = self.recipe.decoder.as_ref().and_then(|decoder| decoder.perceptual.as_ref());
+        for settings in self.recipe.vqgan.perceptual.iter().chain(decoder) {
+            Perceptual::open(&Cpu::default(), settings)?.check(dataset.height, dataset.width)?;
+        }
         let config = &self.recipe.vqgan;
         let mut trainer = VqganTrainer::new(backend, config, self.recipe.seed);
         trainer.resume(&self.product(Stage::Vqgan))?;

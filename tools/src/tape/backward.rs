@@ -2,7 +2,7 @@
 
 use super::op::len;
 use super::{NodeId, Op, Tape};
-use crate::backend::Backend;
+use crate::backend::{Backend, Pool};
 
 impl<B: Backend> Tape<'_, B> {
     /// Sets the gradient of `id` that [`Self::backward`] starts from; adds where there is one.
@@ -49,6 +49,7 @@ impl<B: Backend> Tape<'_, B> {
     /// Hands a gradient to a node, adding it to what is there.
     fn give(&mut self, id: NodeId, grad: B::Buffer) {
         if let Op::Param { index } = self.nodes[id.0].op {
+            assert!(!self.frozen, "a parameter without a rule of its own");
             self.backend.accumulate(&grad, &mut self.params.params[index].grad);
             return self.backend.release(grad);
         }
@@ -77,8 +78,14 @@ impl<B: Backend> Tape<'_, B> {
         }
     }
 
-    /// Calls `rule` with the gradients of two parameters taken out of the set.
+    /// Calls `rule` with the gradients of two parameters taken out of the set, or on a frozen tape with others.
     fn with_param_grads(&mut self, a: NodeId, b: NodeId, rule: impl FnOnce(&Self, &mut B::Buffer, &mut B::Buffer)) {
+        if self.frozen {
+            let mut unused = [a, b].map(|id| self.backend.zeros(len(self.shape(id))));
+            let [grad_a, grad_b] = &mut unused;
+            rule(self, grad_a, grad_b);
+            return unused.into_iter().for_each(|buffer| self.backend.release(buffer));
+        }
         let (a, b) = (self.param_index(a), self.param_index(b));
         let mut grads = [a, b].map(|i| std::mem::replace(&mut self.params.params[i].grad, self.backend.alloc(0)));
         let [grad_a, grad_b] = &mut grads;
@@ -91,9 +98,9 @@ impl<B: Backend> Tape<'_, B> {
     /// The gradient norm that `grad`, arriving at the convolution `id`, gives its weight; nothing is stored.
     pub fn conv_weight_grad_norm(&self, id: NodeId, grad: &[f32]) -> f64 {
         let node = &self.nodes[id.0];
-        let Op::Conv { kernel, stride } = node.op else { unreachable!("{:?} is no convolution", node.op) };
+        let Op::Conv { window } = node.op else { unreachable!("{:?} is no convolution", node.op) };
         let (x, weight) = (node.inputs[0], node.inputs[1]);
-        let g = self.conv_geometry(x, weight, kernel, stride);
+        let g = self.conv_geometry(x, weight, window);
         let grad = self.backend.upload(grad);
         let (mut dw, mut db) = (self.backend.zeros(len(self.shape(weight))), self.backend.zeros(g.outputs));
         self.backend.conv_grad_weight(&g, self.buffer(x), &grad, &mut dw, &mut db);
@@ -107,12 +114,14 @@ impl<B: Backend> Tape<'_, B> {
         let x = inputs.first().copied().unwrap_or(NodeId(i));
         match self.nodes[i].op.clone() {
             Op::Input { .. } | Op::Param { .. } => unreachable!("leaves have no rule"),
-            Op::Conv { kernel, stride } => {
+            Op::Conv { window } => {
                 let (weight, bias) = (inputs[1], inputs[2]);
-                let g = self.conv_geometry(x, weight, kernel, stride);
-                self.with_param_grads(weight, bias, |t, dw, db| {
-                    t.backend.conv_grad_weight(&g, t.buffer(x), &grad, dw, db);
-                });
+                let g = self.conv_geometry(x, weight, window);
+                if !self.frozen {
+                    self.with_param_grads(weight, bias, |t, dw, db| {
+                        t.backend.conv_grad_weight(&g, t.buffer(x), &grad, dw, db);
+                    });
+                }
                 self.give_with(x, |t, out| t.backend.conv_grad_input(&g, t.buffer(weight), &grad, out));
             }
             Op::GroupNorm { groups, silu } => {
@@ -169,6 +178,10 @@ impl<B: Backend> Tape<'_, B> {
             Op::Crop { margin } => {
                 let g = self.plane(x);
                 self.give_with(x, |t, out| t.backend.crop_grad(&g, margin, &grad, out));
+            }
+            Op::Pool { window, mean } => {
+                let g = Pool { plane: self.plane(x), window, mean };
+                self.give_with(x, |t, out| t.backend.pool_grad(&g, t.buffer(x), &grad, out));
             }
             Op::Attention { heads } => {
                 let g = self.attention_geometry(x, heads);

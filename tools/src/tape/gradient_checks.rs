@@ -1,7 +1,7 @@
 //! Every op against central finite differences, on small odd sizes.
 
 use super::{Init, NodeId, ParamSet, Shape, Tape, op::len};
-use crate::backend::{Backend, cpu::Cpu};
+use crate::backend::{Backend, Window, cpu::Cpu};
 use crate::random::Random;
 
 /// Checks the gradients of `build`'s output, weighted by fixed random values and summed, with respect to the
@@ -75,18 +75,68 @@ fn vector(n: usize) -> Shape {
 
 #[test]
 fn convolution_3x3() {
-    check(&[[2, 5, 3, 7]], &[[1, 1, 63, 19], vector(19)], |t, x, p| t.conv(x[0], p[0], p[1], 3, 1));
+    check(&[[2, 5, 3, 7]], &[[1, 1, 63, 19], vector(19)], |t, x, p| t.conv(x[0], p[0], p[1], Window::centred(3, 1)));
 }
 
 #[test]
 fn convolution_3x3_with_stride_2_on_even_and_odd_sizes() {
-    check(&[[2, 4, 6, 3]], &[[1, 1, 27, 5], vector(5)], |t, x, p| t.conv(x[0], p[0], p[1], 3, 2));
-    check(&[[1, 5, 3, 8]], &[[1, 1, 72, 2], vector(2)], |t, x, p| t.conv(x[0], p[0], p[1], 3, 2));
+    check(&[[2, 4, 6, 3]], &[[1, 1, 27, 5], vector(5)], |t, x, p| t.conv(x[0], p[0], p[1], Window::centred(3, 2)));
+    check(&[[1, 5, 3, 8]], &[[1, 1, 72, 2], vector(2)], |t, x, p| t.conv(x[0], p[0], p[1], Window::centred(3, 2)));
+}
+
+#[test]
+fn convolution_by_other_windows() {
+    let window = |sides, stride, before, after| Window { sides, stride, before, after };
+    for window in
+        [window([3, 3], 2, [0, 0], [0, 0]), window([1, 5], 1, [0, 2], [0, 2]), window([3, 2], 2, [1, 0], [0, 2])]
+    {
+        let rows = 3 * window.taps();
+        check(&[[2, 4, 5, 3]], &[[1, 1, rows, 2], vector(2)], |t, x, p| t.conv(x[0], p[0], p[1], window));
+    }
+}
+
+#[test]
+fn pools() {
+    for mean in [false, true] {
+        check(&[[2, 5, 4, 3]], &[], |t, x, _| t.pool(x[0], Window::centred(3, 1), mean));
+        let window = Window { sides: [3, 2], stride: 2, before: [0, 0], after: [0, 0] };
+        check(&[[2, 5, 4, 3]], &[], |t, x, _| t.pool(x[0], window, mean));
+    }
+}
+
+#[test]
+fn a_frozen_tape_leads_to_its_inputs_alone() {
+    let cpu = Cpu::default();
+    let mut random = Random::new(5);
+    let run = |frozen: bool, random: &mut Random| {
+        let mut set = ParamSet::default();
+        set.add(&cpu, "weight".into(), [1, 1, 18, 3], Init::FanIn { fan_in: 18, gain: 1.0 }, random);
+        for name in ["bias", "scale", "shift"] {
+            set.add(&cpu, name.into(), vector(3), Init::Constant(0.1), random);
+        }
+        let mut tape = Tape::new(&cpu, &mut set);
+        if frozen {
+            tape = tape.frozen();
+        }
+        let x = tape.input("x", [1, 2, 2, 2], &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]);
+        let (weight, bias) = (tape.param(0), tape.param(1));
+        let y = tape.conv(x, weight, bias, Window::centred(3, 1));
+        let (scale, shift) = (tape.param(2), tape.param(3));
+        let y = tape.group_norm(y, scale, shift, 1, true);
+        tape.seed(y, &[1.0, 2.0, 0.0, 1.0, 0.5, 0.0, 3.0, 1.0, 1.0, 0.0, 2.0, 1.0]);
+        tape.backward();
+        let grad = tape.grad(x).unwrap();
+        drop(tape);
+        (grad, set.params[0].grad.iter().any(|&g| g != 0.0))
+    };
+    let (free, frozen) = (run(false, &mut random.clone()), run(true, &mut random));
+    assert_eq!(free.0, frozen.0);
+    assert_eq!((free.1, frozen.1), (true, false));
 }
 
 #[test]
 fn linear_layer() {
-    check(&[[3, 1, 1, 13]], &[[1, 1, 13, 17], vector(17)], |t, x, p| t.conv(x[0], p[0], p[1], 1, 1));
+    check(&[[3, 1, 1, 13]], &[[1, 1, 13, 17], vector(17)], |t, x, p| t.conv(x[0], p[0], p[1], Window::centred(1, 1)));
 }
 
 #[test]
@@ -165,7 +215,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
             let mut tape = Tape::new(&cpu, &mut set);
             let x = tape.input("x", [9, 8, 8, 20], &x);
             let (weight, bias) = (tape.param(0), tape.param(1));
-            let y = tape.conv(x, weight, bias, 3, 1);
+            let y = tape.conv(x, weight, bias, Window::centred(3, 1));
             let value = tape.value(y);
             tape.seed(y, &seed);
             tape.backward();

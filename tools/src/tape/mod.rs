@@ -12,7 +12,7 @@ mod params;
 pub use op::{Op, Shape};
 pub use params::{Init, Param, ParamSet};
 
-use crate::backend::{self, Backend};
+use crate::backend::{self, Backend, Window};
 use op::len;
 
 /// Index of a node on its tape.
@@ -42,13 +42,22 @@ pub struct Node<B: Backend> {
 pub struct Tape<'a, B: Backend> {
     backend: &'a B,
     params: &'a mut ParamSet<B>,
+    /// The parameters get no gradients.
+    frozen: bool,
     nodes: Vec<Node<B>>,
 }
 
 impl<'a, B: Backend> Tape<'a, B> {
     /// An empty record.
     pub fn new(backend: &'a B, params: &'a mut ParamSet<B>) -> Self {
-        Self { backend, params, nodes: Vec::new() }
+        Self { backend, params, frozen: false, nodes: Vec::new() }
+    }
+
+    /// The same, whose parameters get no gradients: [`Self::backward`] leads to the inputs alone.
+    pub fn frozen(self) -> Self {
+        let mut tape = self;
+        tape.frozen = true;
+        tape
     }
 
     /// The recorded nodes in order.
@@ -69,6 +78,11 @@ impl<'a, B: Backend> Tape<'a, B> {
     /// Host copy of a node's value.
     pub fn value(&self, id: NodeId) -> Vec<f32> {
         self.backend.download(self.buffer(id))
+    }
+
+    /// Mean of the squares of a node's values.
+    pub fn mean_square(&self, id: NodeId) -> f64 {
+        self.backend.square_sum(self.buffer(id)) / len(self.shape(id)) as f64
     }
 
     /// For each pixel of a node's value the nearest of `entries`: see [`Backend::nearest`].
@@ -122,19 +136,19 @@ impl<'a, B: Backend> Tape<'a, B> {
     }
 
     /// Convolution: see [`Op::Conv`].
-    pub fn conv(&mut self, x: NodeId, weight: NodeId, bias: NodeId, kernel: usize, stride: usize) -> NodeId {
-        let g = self.conv_geometry(x, weight, kernel, stride);
+    pub fn conv(&mut self, x: NodeId, weight: NodeId, bias: NodeId, window: Window) -> NodeId {
+        let g = self.conv_geometry(x, weight, window);
         let (h, w) = g.out_size();
-        self.record(Op::Conv { kernel, stride }, &[x, weight, bias], [g.batch, h, w, g.outputs], |t, out| {
+        self.record(Op::Conv { window }, &[x, weight, bias], [g.batch, h, w, g.outputs], |t, out| {
             t.backend.conv(&g, t.buffer(x), t.buffer(weight), t.buffer(bias), out);
         })
     }
 
-    fn conv_geometry(&self, x: NodeId, weight: NodeId, kernel: usize, stride: usize) -> backend::Conv {
+    fn conv_geometry(&self, x: NodeId, weight: NodeId, window: Window) -> backend::Conv {
         let [batch, height, width, inputs] = self.shape(x);
         let [_, _, rows, outputs] = self.shape(weight);
-        assert_eq!(rows, kernel * kernel * inputs, "weight rows of a convolution");
-        backend::Conv { batch, height, width, inputs, outputs, kernel, stride }
+        assert_eq!(rows, window.taps() * inputs, "weight rows of a convolution");
+        backend::Conv { batch, height, width, inputs, outputs, window }
     }
 
     /// Group normalisation: see [`Op::GroupNorm`].
@@ -225,6 +239,15 @@ impl<'a, B: Backend> Tape<'a, B> {
         let g = self.plane(x);
         self.record(Op::Crop { margin }, &[x], [n, h - 2 * margin, w - 2 * margin, c], |t, out| {
             t.backend.crop(&g, margin, t.buffer(x), out);
+        })
+    }
+
+    /// Largest value or mean of each window: see [`Op::Pool`].
+    pub fn pool(&mut self, x: NodeId, window: Window, mean: bool) -> NodeId {
+        let g = backend::Pool { plane: self.plane(x), window, mean };
+        let (h, w) = g.out_size();
+        self.record(Op::Pool { window, mean }, &[x], [g.plane.batch, h, w, g.plane.channels], |t, out| {
+            t.backend.pool(&g, t.buffer(x), out);
         })
     }
 

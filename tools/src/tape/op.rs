@@ -1,5 +1,7 @@
 //! What a node of the tape computes. Activations are `[N, H, W, C]` (NHWC); vectors are `[N, 1, 1, C]`.
 
+use crate::backend::Window;
+
 /// Shape of a node: batch, height, width, channels.
 pub type Shape = [usize; 4];
 
@@ -21,14 +23,20 @@ pub enum Op {
         /// Its index in the [`ParamSet`](super::ParamSet).
         index: usize,
     },
-    /// Convolution with zero padding `kernel / 2`. Inputs: `x [N,H,W,I]`, weight `[1,1,k·k·I,O]` (rows by
-    /// kernel row, kernel column, input channel), bias `[1,1,1,O]`. Output `[N,⌈H/stride⌉,⌈W/stride⌉,O]`.
-    /// With `kernel` 1 it is a linear layer.
+    /// Convolution with zeros around the map. Inputs: `x [N,H,W,I]`, weight `[1,1,taps·I,O]` (rows by kernel row,
+    /// kernel column, input channel), bias `[1,1,1,O]`. Output: `[N,h,w,O]` for h×w places of the kernel.
+    /// With a kernel of one pixel it is a linear layer.
     Conv {
-        /// Kernel side: 1 or 3.
-        kernel: usize,
-        /// Step: 1 or 2.
-        stride: usize,
+        /// The kernel.
+        window: Window,
+    },
+    /// The largest value of each window, or its mean over what of it lies in the map. Input `x [N,H,W,C]`. Output:
+    /// `[N,h,w,C]` for h×w places of the window.
+    Pool {
+        /// What is pooled.
+        window: Window,
+        /// Whether to its mean.
+        mean: bool,
     },
     /// Group normalisation (ε = 1e-5) over `H·W·(C/groups)` with affine, then SiLU where `silu`.
     /// Inputs: x, scale `[1,1,1,C]`, shift `[1,1,1,C]`.

@@ -74,6 +74,15 @@ impl<B: Backend> ParamSet<B> {
         self.params.len() - 1
     }
 
+    /// Adds a tensor that is never trained and so has no more than its value, and returns its index.
+    pub fn add_fixed(&mut self, backend: &B, name: String, shape: Shape, values: &[f32]) -> usize {
+        assert_eq!(values.len(), len(shape), "{name}");
+        let [grad, first_moment, second_moment, average] = [(); 4].map(|()| backend.zeros(0));
+        let value = backend.upload(values);
+        self.params.push(Param { name, shape, value, grad, first_moment, second_moment, average });
+        self.params.len() - 1
+    }
+
     /// Number of trained values.
     pub fn count(&self) -> usize {
         self.params.iter().map(|p| len(p.shape)).sum()

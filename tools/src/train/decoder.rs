@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Trainer;
 use super::checkpoint::{Checkpoint, settings_hash};
 use super::optimizer::OptimizerConfig;
+use super::perceptual::PerceptualTraining;
 use super::picture_loss::{DiscriminatorTraining, ErrorWeights, PictureErrors, PictureLoss};
 use super::vqgan::{Vqgan, VqganTraining};
 use crate::backend::Backend;
@@ -32,6 +33,9 @@ pub struct DecoderTraining {
     /// Weight of the absolute error of the differences between neighbouring pixels (Mathieu et al. 2016, eq. 6): flat
     /// areas and edges count beside colours.
     pub difference_weight: f32,
+    /// The perceptual loss; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perceptual: Option<PerceptualTraining>,
     /// The discriminator; absent: errors only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discriminator: Option<DiscriminatorTraining>,
@@ -61,7 +65,8 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
         let decoder = Decoder::new(&mut Maker { backend, set: &mut set, random: &mut random }, &before.model);
         set.copy_from(backend, vqgan.weights());
         let weights = ErrorWeights { squared: config.squared_weight, differences: config.difference_weight };
-        let loss = PictureLoss::new(backend, weights, config.discriminator.as_ref(), &mut random);
+        let loss =
+            PictureLoss::new(backend, weights, config.perceptual.as_ref(), config.discriminator.as_ref(), &mut random);
         Self {
             backend,
             config: config.clone(),
@@ -78,7 +83,7 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
     /// One step on `latents`, `[N,height/d,width/d,C]`, of `images`, `[N,height,width,3]` in −1…1.
     ///
     /// # Errors
-    /// As [`Backend::check`].
+    /// As [`Backend::check`] and [`PictureLoss::grad`].
     pub fn train(&mut self, latents: &[f32], images: &[f32], height: usize, width: usize) -> Result<PictureErrors> {
         self.step += 1;
         let batch = images.len() / (height * width * 3);
@@ -89,7 +94,7 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
         let input = tape.input("", [batch, height / down, width / down, self.model.latent_channels], latents);
         let decoded = self.decoder.apply(&mut tape, input);
         let fake = tape.value(decoded.image);
-        let (grad, mut errors) = self.loss.grad(self.step, &tape, decoded, (&fake, images), shape);
+        let (grad, mut errors) = self.loss.grad(self.step, &tape, decoded, (&fake, images), shape)?;
         tape.seed(decoded.image, &grad);
         tape.backward();
         drop(tape);

@@ -9,6 +9,7 @@ pub mod denoiser;
 pub mod group;
 pub mod latents;
 pub mod optimizer;
+pub mod perceptual;
 pub mod picture_loss;
 pub mod vqgan;
 

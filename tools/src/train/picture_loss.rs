@@ -1,10 +1,11 @@
-//! What teaches a decoder: the error of its pictures, and where the recipe asks for it a patch discriminator with
-//! hinge loss and adaptive weight (Esser et al. 2021, eq. 7).
+//! What teaches a decoder: the error of its pictures, and where the recipe asks for them a perceptual loss and a patch
+//! discriminator with hinge loss and adaptive weight (Esser et al. 2021, eq. 7).
 
 use rissole::Result;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::Checkpoint;
+use super::perceptual::{Perceptual, PerceptualTraining};
 use crate::backend::{AdamW, Backend, Plane};
 use crate::model::discriminator::Discriminator;
 use crate::model::layers::Maker;
@@ -43,6 +44,8 @@ pub struct PictureErrors {
     pub absolute: f64,
     /// Mean squared error, pixels in −1…1.
     pub squared: f64,
+    /// Perceptual loss, weighted.
+    pub perceptual: f64,
     /// Adaptive weight of the adversarial loss.
     pub adversarial_weight: f64,
     /// Hinge loss of the discriminator.
@@ -54,6 +57,9 @@ pub struct PictureErrors {
 pub struct PictureLoss<'a, B: Backend> {
     backend: &'a B,
     weights: ErrorWeights,
+    perceptual: Option<PerceptualTraining>,
+    /// Opened when it is first needed: a network that is trained can do without.
+    opened: Option<Perceptual<'a, B>>,
     critic: Option<(Discriminator, DiscriminatorTraining)>,
     critic_set: ParamSet<B>,
 }
@@ -63,16 +69,20 @@ impl<'a, B: Backend> PictureLoss<'a, B> {
     pub fn new(
         backend: &'a B,
         weights: ErrorWeights,
+        perceptual: Option<&PerceptualTraining>,
         discriminator: Option<&DiscriminatorTraining>,
         random: &mut Random,
     ) -> Self {
         let mut critic_set = ParamSet::default();
         let mut maker = Maker { backend, set: &mut critic_set, random };
         let critic = discriminator.map(|settings| (Discriminator::new(&mut maker, settings.width), settings.clone()));
-        Self { backend, weights, critic, critic_set }
+        Self { backend, weights, perceptual: perceptual.cloned(), opened: None, critic, critic_set }
     }
 
     /// Gradient of the loss at the picture `decoded`, whose values are `fake`, against `real`; both of `shape`.
+    ///
+    /// # Errors
+    /// As [`Perceptual::open`] and [`Perceptual::check`].
     pub fn grad(
         &mut self,
         step: u64,
@@ -80,8 +90,13 @@ impl<'a, B: Backend> PictureLoss<'a, B> {
         decoded: Decoded,
         (fake, real): (&[f32], &[f32]),
         shape: [usize; 4],
-    ) -> (Vec<f32>, PictureErrors) {
+    ) -> Result<(Vec<f32>, PictureErrors)> {
         let (mut grad, mut errors) = error_grad(fake, real, shape, self.weights);
+        if let Some(perceptual) = self.perceptual(shape)? {
+            let (more, loss) = perceptual.grad(fake, real, shape);
+            grad.iter_mut().zip(&more).for_each(|(g, m)| *g += m);
+            errors.perceptual = loss;
+        }
         if let Some((critic, settings)) = self.critic.as_ref().filter(|(_, c)| step > c.from) {
             let from_critic = generator_grad(self.backend, &mut self.critic_set, critic, fake, shape);
             let last = |grad: &[f32]| gradient_at_last(self.backend, tape, decoded.last, grad, shape);
@@ -90,7 +105,17 @@ impl<'a, B: Backend> PictureLoss<'a, B> {
             let weight = errors.adversarial_weight as f32;
             grad.iter_mut().zip(&from_critic).for_each(|(g, a)| *g += weight * a);
         }
-        (grad, errors)
+        Ok((grad, errors))
+    }
+
+    /// The perceptual loss, where there is one, ready for pictures of `shape`.
+    fn perceptual(&mut self, [_, height, width, _]: [usize; 4]) -> Result<Option<&mut Perceptual<'a, B>>> {
+        if let (Some(settings), None) = (&self.perceptual, &self.opened) {
+            let opened = Perceptual::open(self.backend, settings)?;
+            opened.check(height, width)?;
+            self.opened = Some(opened);
+        }
+        Ok(self.opened.as_mut())
     }
 
     /// Trains the critic, where it is at work, on the pictures of this step. Returns its hinge loss.
@@ -164,7 +189,7 @@ fn add_difference_grad(grad: &mut [f32], wrong: &[f32], [_, height, width, chann
     }
 }
 
-/// Gradient of −mean critic(fake) with respect to the picture. The critic's own gradients are dropped.
+/// Gradient of −mean critic(fake) with respect to the picture. The critic itself gets none.
 fn generator_grad<B: Backend>(
     backend: &B,
     set: &mut ParamSet<B>,
@@ -172,7 +197,7 @@ fn generator_grad<B: Backend>(
     fake: &[f32],
     shape: [usize; 4],
 ) -> Vec<f32> {
-    let mut tape = Tape::new(backend, set);
+    let mut tape = Tape::new(backend, set).frozen();
     let input = tape.input("image", shape, fake);
     let scores = critic.apply(&mut tape, input);
     let count = tape.value(scores).len();

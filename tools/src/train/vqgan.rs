@@ -9,6 +9,7 @@ use super::Trainer;
 use super::checkpoint::{Checkpoint, settings_hash};
 use super::codebook::{self, Codebook};
 use super::optimizer::OptimizerConfig;
+use super::perceptual::PerceptualTraining;
 use super::picture_loss::{DiscriminatorTraining, ErrorWeights, PictureErrors, PictureLoss, mean_square};
 use crate::backend::Backend;
 use crate::model::layers::Maker;
@@ -34,6 +35,9 @@ pub struct VqganTraining {
     pub squared_weight: f32,
     /// Weight of the commitment loss.
     pub commitment: f32,
+    /// The perceptual loss; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perceptual: Option<PerceptualTraining>,
     /// The discriminator; absent: reconstruction losses only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discriminator: Option<DiscriminatorTraining>,
@@ -76,7 +80,8 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         let encoder = Encoder::new(&mut maker, &config.model);
         let decoder = Decoder::new(&mut maker, &config.model);
         let weights = ErrorWeights { squared: config.squared_weight, differences: 0.0 };
-        let loss = PictureLoss::new(backend, weights, config.discriminator.as_ref(), &mut random);
+        let loss =
+            PictureLoss::new(backend, weights, config.perceptual.as_ref(), config.discriminator.as_ref(), &mut random);
         Self { backend, config: config.clone(), seed, set, encoder, decoder, codebook: None, loss, step: 0, random }
     }
 
@@ -92,7 +97,7 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
     /// One step on `images`, `[N,height,width,3]` in −1…1.
     ///
     /// # Errors
-    /// As [`Backend::check`].
+    /// As [`Backend::check`] and [`PictureLoss::grad`].
     pub fn train(&mut self, images: &[f32], height: usize, width: usize) -> Result<VqganLosses> {
         self.step += 1;
         let batch = images.len() / (height * width * 3);
@@ -121,7 +126,7 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         let decoded = self.decoder.apply(&mut tape, decoded_from);
         let fake = tape.value(decoded.image);
 
-        let (grad, errors) = self.loss.grad(self.step, &tape, decoded, (&fake, images), shape);
+        let (grad, errors) = self.loss.grad(self.step, &tape, decoded, (&fake, images), shape)?;
         losses.picture = errors;
         tape.seed(decoded.image, &grad);
         if let Some(grad) = &commitment_grad {

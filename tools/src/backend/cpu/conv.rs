@@ -15,7 +15,7 @@ const CHUNK_ROWS: usize = 40 * ROWS;
 /// Pixels summed into a weight-gradient tile before moving on, so that their gradients stay in L1/L2.
 const CHUNK_PIXELS: usize = 384;
 /// Largest number of kernel taps.
-const MAX_TAPS: usize = 9;
+const MAX_TAPS: usize = 25;
 
 /// A weight matrix `depth × columns` cut into panels of [`COLS`] columns, zero-padded.
 struct Panels {
@@ -55,12 +55,13 @@ struct Gather {
 impl Gather {
     fn forward(g: &Conv) -> Self {
         let (out_h, out_w) = g.out_size();
-        let pad = g.kernel / 2;
-        let source = |out: usize, k: usize, size: usize| (out * g.stride + k).checked_sub(pad).filter(|&i| i < size);
+        let (stride, [above, left]) = (g.window.stride, g.window.before);
+        let source =
+            |out: usize, k: usize, pad: usize, size: usize| (out * stride + k).checked_sub(pad).filter(|&i| i < size);
         let order: Vec<u32> = (0..(out_h * out_w) as u32).collect();
         Self::new(g, order, g.height * g.width, |pixel, ky, kx| {
-            let y = source(pixel / out_w, ky, g.height)?;
-            Some(y * g.width + source(pixel % out_w, kx, g.width)?)
+            let y = source(pixel / out_w, ky, above, g.height)?;
+            Some(y * g.width + source(pixel % out_w, kx, left, g.width)?)
         })
     }
 
@@ -68,16 +69,16 @@ impl Gather {
     /// tiles skip the taps that do not reach them.
     fn backward(g: &Conv) -> Self {
         let (out_h, out_w) = g.out_size();
-        let pad = g.kernel / 2;
-        let source = |i: usize, k: usize, size: usize| {
+        let (stride, [above, left]) = (g.window.stride, g.window.before);
+        let source = |i: usize, k: usize, pad: usize, size: usize| {
             let scaled = (i + pad).checked_sub(k)?;
-            (scaled % g.stride == 0 && scaled / g.stride < size).then_some(scaled / g.stride)
+            (scaled % stride == 0 && scaled / stride < size).then_some(scaled / stride)
         };
         let mut order: Vec<u32> = (0..(g.height * g.width) as u32).collect();
-        order.sort_by_key(|&p| (p as usize / g.width % g.stride, p as usize % g.width % g.stride));
+        order.sort_by_key(|&p| (p as usize / g.width % stride, p as usize % g.width % stride));
         Self::new(g, order, out_h * out_w, |pixel, ky, kx| {
-            let y = source(pixel / g.width, ky, out_h)?;
-            Some(y * out_w + source(pixel % g.width, kx, out_w)?)
+            let y = source(pixel / g.width, ky, above, out_h)?;
+            Some(y * out_w + source(pixel % g.width, kx, left, out_w)?)
         })
     }
 
@@ -87,12 +88,12 @@ impl Gather {
         source_pixels: usize,
         source: impl Fn(usize, usize, usize) -> Option<usize>,
     ) -> Self {
-        let taps = g.taps();
-        assert!(taps <= MAX_TAPS, "kernel side is at most 3");
+        let (taps, columns) = (g.taps(), g.window.sides[1]);
+        assert!(taps <= MAX_TAPS, "a kernel has at most {MAX_TAPS} taps");
         let sources = order
             .iter()
             .flat_map(|&pixel| (0..taps).map(move |tap| (pixel as usize, tap)))
-            .map(|(pixel, tap)| source(pixel, tap / g.kernel, tap % g.kernel).map_or(SKIP, |s| s as u32))
+            .map(|(pixel, tap)| source(pixel, tap / columns, tap % columns).map_or(SKIP, |s| s as u32))
             .collect();
         Self { order, sources, taps, source_pixels }
     }

@@ -7,6 +7,7 @@ mod conv;
 mod nearest;
 mod norm;
 mod pointwise;
+mod pool;
 mod simd;
 
 use std::cell::RefCell;
@@ -14,7 +15,7 @@ use std::collections::HashMap;
 
 pub use nearest::{half_norms, nearest};
 
-use super::{AdamW, Attention, Backend, Conv, Norm, Plane, Trained};
+use super::{AdamW, Attention, Backend, Conv, Norm, Plane, Pool, Trained};
 
 /// The CPU. Keeps released buffers by length, since a training step asks for the same ones again.
 #[derive(Debug, Default)]
@@ -190,6 +191,14 @@ impl Backend for Cpu {
 
     fn crop_grad(&self, g: &Plane, margin: usize, grad: &Vec<f32>, out: &mut Vec<f32>) {
         pointwise::crop_grad(g, margin, grad, out);
+    }
+
+    fn pool(&self, g: &Pool, x: &Vec<f32>, out: &mut Vec<f32>) {
+        pool::forward(g, x, out);
+    }
+
+    fn pool_grad(&self, g: &Pool, x: &Vec<f32>, grad: &Vec<f32>, out: &mut Vec<f32>) {
+        pool::gradient(g, x, grad, out);
     }
 
     fn attention(&self, g: &Attention, qkv: &Vec<f32>, out: &mut Vec<f32>, weights: &mut Vec<f32>) {

@@ -1,6 +1,6 @@
 //! Convolution as a product over patches, made for as many samples at a time as a fixed amount of memory holds.
 
-use super::super::Conv;
+use super::super::{Conv, Window};
 use super::gemm::{Array, Form, Product};
 use super::memory::Buffer;
 use super::{Cuda, Operand, arguments};
@@ -23,7 +23,7 @@ fn depth(g: &Conv) -> usize {
 
 /// Whether the input is its own patches.
 fn is_linear(g: &Conv) -> bool {
-    g.kernel == 1 && g.stride == 1
+    g.window == Window::centred(1, 1)
 }
 
 /// The samples in chunks of at most `elements` of patches, but at least one sample.
@@ -130,7 +130,8 @@ impl Cuda {
     }
 }
 
-fn patch_arguments(g: &Conv, from: u64, to: u64) -> [Operand; 9] {
+fn patch_arguments(g: &Conv, from: u64, to: u64) -> [Operand; 12] {
     let (h, w) = g.out_size();
-    arguments![g.height, g.width, g.inputs, g.kernel, g.stride, h, w, from, to]
+    let Window { sides: [rows, columns], stride, before: [above, left], .. } = g.window;
+    arguments![g.height, g.width, g.inputs, rows, columns, stride, above, left, h, w, from, to]
 }

@@ -2,9 +2,9 @@
 
 use rissole::{Error, Result};
 
-use super::super::{AdamW, Attention, Backend, Conv, Norm, Plane, Trained};
+use super::super::{AdamW, Attention, Backend, Conv, Norm, Plane, Pool, Trained, Window};
 use super::memory::Buffer;
-use super::{Cuda, arguments};
+use super::{Cuda, Operand, arguments};
 
 impl Backend for Cuda {
     type Buffer = Buffer;
@@ -227,6 +227,19 @@ impl Backend for Cuda {
         self.each("crop_grad", out.len(), &arguments![g.height, g.width, g.channels, margin, grad, out]);
     }
 
+    fn pool(&self, g: &Pool, x: &Buffer, out: &mut Buffer) {
+        check_pool(g, x, out);
+        let arguments = [&pool_sizes(g)[..], &arguments![x, out]].concat();
+        self.each("pool", out.len(), &arguments);
+    }
+
+    fn pool_grad(&self, g: &Pool, x: &Buffer, grad: &Buffer, out: &mut Buffer) {
+        check_pool(g, x, grad);
+        assert_eq!(x.len(), out.len());
+        let arguments = [&pool_sizes(g)[..], &arguments![x, grad, out]].concat();
+        self.each("pool_grad", out.len(), &arguments);
+    }
+
     fn attention(&self, g: &Attention, qkv: &Buffer, out: &mut Buffer, weights: &mut Buffer) {
         check_attention(g, qkv, out, weights);
         let arguments = arguments![g.tokens, g.channels, g.heads, qkv, out, weights];
@@ -272,7 +285,7 @@ impl Backend for Cuda {
 
 impl Cuda {
     /// Launches a kernel whose blocks each do one of `n` parts together.
-    fn teams(&self, kernel: &str, n: usize, arguments: &[super::Operand]) {
+    fn teams(&self, kernel: &str, n: usize, arguments: &[Operand]) {
         if n > 0 {
             self.launch(kernel, [n, 1, 1], arguments);
         }
@@ -284,6 +297,18 @@ fn check_conv(g: &Conv, input: &Buffer, output: &Buffer, weight: &Buffer) {
     assert_eq!(input.len(), g.batch * g.height * g.width * g.inputs, "input of {g:?}");
     assert_eq!(output.len(), g.batch * h * w * g.outputs, "output of {g:?}");
     assert_eq!(weight.len(), g.taps() * g.inputs * g.outputs, "weight of {g:?}");
+}
+
+fn check_pool(g: &Pool, input: &Buffer, output: &Buffer) {
+    let (h, w) = g.out_size();
+    assert_eq!(input.len(), elements(&g.plane), "input of {g:?}");
+    assert_eq!(output.len(), g.plane.batch * h * w * g.plane.channels, "output of {g:?}");
+}
+
+fn pool_sizes(g: &Pool) -> [Operand; 11] {
+    let Window { sides: [rows, columns], stride, before: [above, left], .. } = g.window;
+    let (h, w) = g.out_size();
+    arguments![g.plane.height, g.plane.width, g.plane.channels, rows, columns, stride, above, left, h, w, g.mean]
 }
 
 fn check_attention(g: &Attention, input: &Buffer, output: &Buffer, weights: &Buffer) {

@@ -9,12 +9,13 @@ use rissole::{Error, Result};
 use super::nvrtc;
 
 /// The kernels, in the order they are compiled.
-const FILES: [(&str, &str); 11] = [
+const FILES: [(&str, &str); 12] = [
     ("common.cu", include_str!("kernels/common.cu")),
     ("pointwise.cu", include_str!("kernels/pointwise.cu")),
     ("layout.cu", include_str!("kernels/layout.cu")),
     ("reduce.cu", include_str!("kernels/reduce.cu")),
     ("conv.cu", include_str!("kernels/conv.cu")),
+    ("pool.cu", include_str!("kernels/pool.cu")),
     ("gemm.cu", include_str!("kernels/gemm.cu")),
     ("norm.cu", include_str!("kernels/norm.cu")),
     ("attention.cu", include_str!("kernels/attention.cu")),

@@ -1,4 +1,4 @@
-// Convolution as matrix products over patches. Zero padding is kernel / 2.
+// Convolution as matrix products over patches. `above` and `left` are the rows and columns of zeros before the map.
 
 // Channels are taken four at a time where they are a multiple of four: index arithmetic costs more than memory.
 #define BY_FOUR(channels, work)    \
@@ -17,15 +17,16 @@ struct alignas(sizeof(T) * N) Pack {
 
 // Patches of x [N,height,width,channels]: out[(n,y,x), (ky,kx,c)] for every output pixel; n counts elements.
 template <int N, typename To>
-static __device__ void gather_patches(unsigned n, unsigned height, unsigned width, unsigned channels, unsigned kernel,
-                                      unsigned stride, unsigned out_h, unsigned out_w, const act* x, To* out) {
-    unsigned depth = kernel * kernel * channels, pad = kernel / 2;
+static __device__ void gather_patches(unsigned n, unsigned height, unsigned width, unsigned channels, unsigned rows,
+                                      unsigned columns, unsigned stride, unsigned above, unsigned left,
+                                      unsigned out_h, unsigned out_w, const act* x, To* out) {
+    unsigned depth = rows * columns * channels;
     FOR_EACH(pack, n / N) {
         unsigned k = pack * N % depth, pixel = pack * N / depth;
         unsigned c = k % channels, tap = k / channels;
         // Above or left of the picture they wrap to large numbers.
-        unsigned row = pixel / out_w % out_h * stride + tap / kernel - pad;
-        unsigned col = pixel % out_w * stride + tap % kernel - pad;
+        unsigned row = pixel / out_w % out_h * stride + tap / columns - above;
+        unsigned col = pixel % out_w * stride + tap % columns - left;
         unsigned sample = pixel / (out_w * out_h);
         Pack<act, N> from = {};
         if (row < height && col < width) {
@@ -37,36 +38,40 @@ static __device__ void gather_patches(unsigned n, unsigned height, unsigned widt
     }
 }
 
-extern "C" __global__ void patches(unsigned n, unsigned height, unsigned width, unsigned channels, unsigned kernel,
-                                   unsigned stride, unsigned out_h, unsigned out_w, const act* x, float* out) {
-    BY_FOUR(channels, gather_patches<N>(n, height, width, channels, kernel, stride, out_h, out_w, x, out))
+extern "C" __global__ void patches(unsigned n, unsigned height, unsigned width, unsigned channels, unsigned rows,
+                                   unsigned columns, unsigned stride, unsigned above, unsigned left, unsigned out_h,
+                                   unsigned out_w, const act* x, float* out) {
+    BY_FOUR(channels, gather_patches<N>(n, height, width, channels, rows, columns, stride, above, left, out_h, out_w,
+                                        x, out))
 }
 
 extern "C" __global__ void patches_bf16(unsigned n, unsigned height, unsigned width, unsigned channels,
-                                        unsigned kernel, unsigned stride, unsigned out_h, unsigned out_w,
-                                        const act* x, bf16* out) {
-    BY_FOUR(channels, gather_patches<N>(n, height, width, channels, kernel, stride, out_h, out_w, x, out))
+                                        unsigned rows, unsigned columns, unsigned stride, unsigned above,
+                                        unsigned left, unsigned out_h, unsigned out_w, const act* x, bf16* out) {
+    BY_FOUR(channels, gather_patches<N>(n, height, width, channels, rows, columns, stride, above, left, out_h, out_w,
+                                        x, out))
 }
 
 // The adjoint of gather_patches: out[n,y,x,c] is the sum of all places where that pixel stands in grad, tap by tap;
 // n counts elements of out.
 template <int N, typename From>
-static __device__ void sum_patches(unsigned n, unsigned height, unsigned width, unsigned channels, unsigned kernel,
-                                   unsigned stride, unsigned out_h, unsigned out_w, const From* grad, act* out) {
-    unsigned depth = kernel * kernel * channels, pad = kernel / 2;
+static __device__ void sum_patches(unsigned n, unsigned height, unsigned width, unsigned channels, unsigned rows,
+                                   unsigned columns, unsigned stride, unsigned above, unsigned left, unsigned out_h,
+                                   unsigned out_w, const From* grad, act* out) {
+    unsigned depth = rows * columns * channels;
     FOR_EACH(pack, n / N) {
         unsigned c = pack * N % channels, pixel = pack * N / channels;
         unsigned col = pixel % width, row = pixel / width % height, sample = pixel / (width * height);
         float sums[N] = {};
-        for (unsigned ky = 0; ky < kernel; ky++) {
-            unsigned down = row + pad - ky;
-            if (row + pad < ky || down % stride != 0 || down / stride >= out_h) continue;
-            for (unsigned kx = 0; kx < kernel; kx++) {
-                unsigned right = col + pad - kx;
-                if (col + pad < kx || right % stride != 0 || right / stride >= out_w) continue;
+        for (unsigned ky = 0; ky < rows; ky++) {
+            unsigned down = row + above - ky;
+            if (row + above < ky || down % stride != 0 || down / stride >= out_h) continue;
+            for (unsigned kx = 0; kx < columns; kx++) {
+                unsigned right = col + left - kx;
+                if (col + left < kx || right % stride != 0 || right / stride >= out_w) continue;
                 unsigned patch = (sample * out_h + down / stride) * out_w + right / stride;
                 Pack<From, N> from =
-                    *(const Pack<From, N>*)(grad + patch * depth + (ky * kernel + kx) * channels + c);
+                    *(const Pack<From, N>*)(grad + patch * depth + (ky * columns + kx) * channels + c);
                 for (int v = 0; v < N; v++) sums[v] += load(from.values + v);
             }
         }
@@ -77,15 +82,18 @@ static __device__ void sum_patches(unsigned n, unsigned height, unsigned width, 
 }
 
 extern "C" __global__ void patches_grad(unsigned n, unsigned height, unsigned width, unsigned channels,
-                                        unsigned kernel, unsigned stride, unsigned out_h, unsigned out_w,
-                                        const float* grad, act* out) {
-    BY_FOUR(channels, sum_patches<N>(n, height, width, channels, kernel, stride, out_h, out_w, grad, out))
+                                        unsigned rows, unsigned columns, unsigned stride, unsigned above,
+                                        unsigned left, unsigned out_h, unsigned out_w, const float* grad, act* out) {
+    BY_FOUR(channels, sum_patches<N>(n, height, width, channels, rows, columns, stride, above, left, out_h, out_w,
+                                     grad, out))
 }
 
 extern "C" __global__ void patches_grad_bf16(unsigned n, unsigned height, unsigned width, unsigned channels,
-                                             unsigned kernel, unsigned stride, unsigned out_h, unsigned out_w,
-                                             const bf16* grad, act* out) {
-    BY_FOUR(channels, sum_patches<N>(n, height, width, channels, kernel, stride, out_h, out_w, grad, out))
+                                             unsigned rows, unsigned columns, unsigned stride, unsigned above,
+                                             unsigned left, unsigned out_h, unsigned out_w, const bf16* grad,
+                                             act* out) {
+    BY_FOUR(channels, sum_patches<N>(n, height, width, channels, rows, columns, stride, above, left, out_h, out_w,
+                                     grad, out))
 }
 
 // x as an operand of products.
