@@ -88,6 +88,9 @@ pub struct BatchSettings<'a> {
     pub thumbnail_noise: f32,
     /// What fills the neighbour input.
     pub source: NeighbourSource,
+    /// Share of samples without neighbours, zeros in their place: what guidance at sampling leads away from (Ho & Salimans
+    /// 2022, algorithm 1).
+    pub neighbour_dropout: f32,
     /// Whether the block drawn before is a condition.
     pub previous_block: bool,
 }
@@ -302,6 +305,10 @@ impl<'a> Sampler<'a> {
         if self.settings.source == NeighbourSource::Noise {
             return self.window(position, k * c, |_, out| random.fill_normal(out));
         }
+        // Nothing is drawn where nothing is dropped: such training goes as it went before there was dropout.
+        if self.settings.neighbour_dropout > 0.0 && random.uniform() < self.settings.neighbour_dropout {
+            return vec![0.0; self.cells[position].len() * k * c];
+        }
         let neighbours = &set.neighbours[image * k..][..k];
         let block_cells = set.grid.block().cells();
         let is_thumbnail = set.grid.block_at(position).is_none();
@@ -401,6 +408,7 @@ mod tests {
             thumbnail_share: 0.3,
             thumbnail_noise: 0.0,
             source: NeighbourSource::Database,
+            neighbour_dropout: 0.0,
             previous_block: false,
         }
     }
@@ -470,6 +478,26 @@ mod tests {
             let (e, v) = (weight(Prediction::Epsilon, alpha) * snr, weight(Prediction::V, alpha) / (1.0 - alpha));
             assert!((e - v).abs() < 1e-9, "{e} {v}");
         }
+    }
+
+    #[test]
+    fn neighbours_are_dropped_whole_and_as_often_as_said() {
+        let (set, alphas) = (set(true, 1), [0.9, 0.5, 0.1]);
+        let draw = |neighbour_dropout| {
+            let settings = BatchSettings { neighbour_dropout, ..settings(&alphas) };
+            Sampler::new(&set, settings).draw(2_000, &mut Random::new(6))
+        };
+        let [never, sometimes, always] = [0.0, 0.2, 1.0].map(draw);
+        let of_a_sample = never.neighbours.len() / 2_000;
+        let is_dropped = |neighbours: &[f32]| neighbours.iter().all(|&v| v == 0.0);
+        let dropped = sometimes.neighbours.chunks(of_a_sample).filter(|found| is_dropped(found)).count();
+        assert!((340..460).contains(&dropped), "{dropped}");
+        assert!(is_dropped(&always.neighbours) && always.neighbours.len() == never.neighbours.len());
+        let mut samples = never.neighbours.chunks(of_a_sample).zip(sometimes.neighbours.chunks(of_a_sample));
+        assert!(samples.all(|(whole, found)| found == whole || is_dropped(found)));
+        // What the network predicts and from what else stays.
+        assert_eq!((&never.noisy, &never.target), (&always.noisy, &always.target));
+        assert!(always.thumbnail.iter().any(|&v| v != 0.0));
     }
 
     #[test]
