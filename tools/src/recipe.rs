@@ -61,6 +61,10 @@ pub struct Data {
     pub hold_out_last: bool,
     /// Seed of the split.
     pub split_seed: u64,
+    /// Train with every picture mirrored too, left to right, its blocks, thumbnail and neighbours all from the same
+    /// side. The database holds the pictures as they are.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flip: bool,
     /// What the pictures are and whose, for the manifest.
     pub description: String,
 }
@@ -220,6 +224,14 @@ mod tests {
             assert!(recipe.about.is_none_or(|about| about.is_file()));
         });
         assert!(loaded.count() >= 2);
+    }
+
+    /// A setting that is off leaves no trace, or what was made before it came would have to be made again.
+    #[test]
+    fn what_is_off_is_not_part_of_what_checkpoints_are_known_by() {
+        let recipe = Recipe::load(&recipes().join("avatars64.toml")).unwrap();
+        let text = serde_json::to_string(&(&recipe.data, &recipe.denoiser, &recipe.sampling)).unwrap();
+        assert!(!["flip", "dropout", "guidance"].iter().any(|key| text.contains(key)), "{text}");
     }
 
     #[test]
