@@ -292,6 +292,15 @@ typedef struct rissole_options {
      * Bytes that the library may allocate in this process, all models and generators together; 0: no limit.
      */
     uint64_t ram_budget;
+    /**
+     * How strongly the neighbours guide, at most 100; 1: as trained, which every model can; 0: the model's. All but 1
+     * takes twice as long.
+     */
+    float guidance;
+    /**
+     * Always 0.
+     */
+    uint32_t reserved;
 } rissole_options;
 
 /**
@@ -349,11 +358,11 @@ typedef struct rissole_progress {
      */
     uint32_t kind;
     /**
-     * Evaluations of the denoiser done.
+     * Steps done, of all blocks together.
      */
     uint32_t done;
     /**
-     * Evaluations in all.
+     * Steps in all.
      */
     uint32_t total;
     /**
@@ -460,6 +469,14 @@ typedef struct rissole_report {
      * Most bytes of the process in RAM at once, mapped files included; 0 where the system does not tell.
      */
     uint64_t peak_rss;
+    /**
+     * How strongly the neighbours guided; 1: as trained.
+     */
+    float guidance;
+    /**
+     * Always 0.
+     */
+    uint32_t reserved;
 } rissole_report;
 
 /**

@@ -72,7 +72,7 @@ fn a_manifest_that_is_not_understood_is_refused() {
     let path = dir.path().join(Bundle::MANIFEST);
     let whole = fs::read(&path).unwrap();
     type Change = fn(&mut serde_json::Value);
-    let changes: [(&str, Change); 8] = [
+    let changes: [(&str, Change); 10] = [
         ("format 2", |m| m["format"] = 2.into()),
         ("unknown field", |m| m["surprise"] = 1.into()),
         ("missing field", |m| drop(m.as_object_mut().unwrap().remove("grid"))),
@@ -82,6 +82,11 @@ fn a_manifest_that_is_not_understood_is_refused() {
             m["image"]["height"] = 0.into();
         }),
         ("does not divide", |m| m["grid"]["rows"] = 3.into()),
+        ("guidance must be", |m| m["retrieval"]["guidance"] = (-1).into()),
+        ("guidance needs", |m| {
+            m["retrieval"]["guidance"] = 2.into();
+            m["retrieval"]["source"] = "noise".into();
+        }),
         ("plain file name", |m| m["files"][0]["name"] = "../conditioner.onnx".into()),
         ("listed twice", |m| m["files"][0]["name"] = m["files"][1]["name"].clone()),
         ("do not match", |m| m["networks"]["decoder"]["inputs"][0]["shape"][1] = 4.into()),

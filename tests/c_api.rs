@@ -34,9 +34,16 @@ struct Opened {
 
 impl Opened {
     fn new(change: impl FnOnce(&mut Options)) -> Self {
+        Self::guided(None, change)
+    }
+
+    /// Of a model with this guidance by default.
+    fn guided(guidance: Option<f32>, change: impl FnOnce(&mut Options)) -> Self {
         let dir = TempDir::new();
         let coherence = Coherence { thumbnail: true, margin: 1, position_embedding: true, previous_block: false };
-        common::bundle(dir.path(), common::manifest(coherence, NeighbourSource::Database));
+        let mut manifest = common::manifest(coherence, NeighbourSource::Database);
+        manifest.retrieval.guidance = guidance;
+        common::bundle(dir.path(), manifest);
         let (mut model, mut generator) = (null_mut(), null_mut());
         let mut options = options();
         change(&mut options);
@@ -200,12 +207,15 @@ fn numbers_out_of_bounds_are_refused_with_a_reason() {
     let mut e = error();
     let mut generator = null_mut();
     type Change = fn(&mut Options);
-    let cases: [(Change, &str); 7] = [
+    let cases: [(Change, &str); 10] = [
         (|o| o.struct_size = 0, "initialized"),
         (|o| o.struct_size = u32::MAX, "initialized"),
         (|o| o.sampler = 5, "rissole_sampler"),
         (|o| o.exclude_self = 3, "exclude_self"),
         (|o| o.steps = u32::MAX, "steps"),
+        (|o| o.guidance = 2.0, "not trained without neighbours"),
+        (|o| o.guidance = f32::NAN, "guidance must be within"),
+        (|o| o.reserved = 1, "reserved"),
         (|o| o.neighbours = u32::MAX, "neighbours"),
         (|o| o.ram_budget = 1, "budget is 1 bytes"),
     ];
@@ -250,6 +260,33 @@ fn numbers_out_of_bounds_are_refused_with_a_reason() {
     assert_eq!(unsafe { rissole_model_open(c"/nowhere/at/all".as_ptr(), &mut model, &mut e) }, Status::Bundle);
     assert!(message(&e).contains("/nowhere/at/all"));
     assert_eq!(opened.draw(0).0, Status::Ok);
+}
+
+#[test]
+fn guidance_is_the_model_s_unless_it_is_set_and_older_programs_have_no_room_for_it() {
+    let _turn = TURN.lock();
+    let usual = Opened::guided(Some(2.0), |_| ());
+    let bundle = rissole::Bundle::open(usual._dir.path()).unwrap();
+    let expected = |guidance| {
+        let options = RustOptions { guidance, ..RustOptions::default() };
+        let drawn = RustGenerator::open(&bundle, &options).unwrap().generate(1, &Query::Random, &mut |_| Ok(()));
+        drawn.unwrap().image.into_raw()
+    };
+    assert_eq!(usual.draw(1).1, expected(None));
+    let older = Opened::guided(Some(2.0), |o| (o.struct_size, o.guidance, o.reserved) = (32, f32::NAN, 7));
+    assert_eq!(older.draw(1).1, expected(None));
+    for guidance in [1.0, 3.0] {
+        assert_eq!(Opened::guided(Some(2.0), |o| o.guidance = guidance).draw(1).1, expected(Some(guidance)));
+    }
+    assert_ne!(expected(None), expected(Some(1.0)));
+
+    for (struct_size, told) in [(64, 5.0), (size_of::<Report>() as u32, 2.0)] {
+        let mut pixels = usual.draw(1).1;
+        let mut image = image(&mut pixels, PixelFormat::Rgb8);
+        let mut report = Report { struct_size, guidance: 5.0, ..unsafe { std::mem::zeroed() } };
+        let status = unsafe { rissole_generate(usual.generator, &request(), &mut image, &mut report, null_mut()) };
+        assert_eq!((status, report.guidance), (Status::Ok, told));
+    }
 }
 
 /// What the callback of the tests notes and does.

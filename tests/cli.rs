@@ -105,6 +105,30 @@ fn without_a_seed_pictures_differ_and_can_be_made_again() {
 }
 
 #[test]
+fn guidance_is_told_and_regenerated() {
+    let desk = Desk::new(INDEPENDENT);
+    desk.refused(2, "not trained without neighbours", "sample --model model --guidance 2");
+    desk.ok("sample --model model --seed 1 --guidance 1 --out plain.png");
+    assert_eq!(parameters(&desk.path("plain.png")).get("guidance"), None);
+    assert!(desk.ok("inspect model").stdout.contains("not trained for it"));
+
+    let mut guided = common::manifest(INDEPENDENT, NeighbourSource::Database);
+    guided.retrieval.guidance = Some(1.5);
+    desk.model("guided", guided);
+    assert!(desk.ok("inspect guided").stdout.contains("1.5 by default"));
+    desk.refused(2, "consistency", "sample --model guided --sampler consistency --guidance 2");
+    for (more, guidance) in [("", json!(1.5)), ("--guidance 2.5", json!(2.5)), ("--guidance 1", Value::Null)] {
+        let made = desk.ok(&format!("sample --model guided --seed 1 --out a.png --json {more}")).json();
+        assert_eq!(made["pictures"][0]["report"]["guidance"], guidance);
+        assert_eq!(parameters(&desk.path("a.png"))["guidance"], guidance);
+        let again = desk.ok("regenerate a.png --model guided --json").json();
+        assert_eq!(again["identical"], true, "{more}");
+    }
+    assert!(fs::read(desk.path("a.png")).unwrap() != fs::read(desk.path("plain.png")).unwrap(), "other manifests");
+    assert_eq!(read_png(&desk.path("a.png")).unwrap(), read_png(&desk.path("plain.png")).unwrap());
+}
+
+#[test]
 fn regenerate_refuses_another_model_and_tells_changed_pixels() {
     let desk = Desk::new(INDEPENDENT);
     desk.ok("sample --model model --seed 1 --steps 2 --include-self --out a.png");

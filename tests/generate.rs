@@ -181,6 +181,38 @@ fn steps_and_threads_out_of_bounds_are_refused() {
 }
 
 #[test]
+fn guidance_is_for_bundles_that_were_trained_for_it() {
+    let (plain, trained) = (TempDir::new(), TempDir::new());
+    let with = |guidance| Options { guidance: Some(guidance), ..Options::default() };
+    let bundle_of = |dir: &TempDir, guidance| {
+        let mut manifest = manifest(THUMBNAIL, NeighbourSource::Database);
+        manifest.retrieval.guidance = guidance;
+        bundle(dir.path(), manifest)
+    };
+    let plain = bundle_of(&plain, None);
+    let unguided = draw(&plain, &Options::default(), 3);
+    assert_eq!((unguided.report.guidance, &draw(&plain, &with(1.0), 3).image), (1.0, &unguided.image));
+    let refused = |bundle: &Bundle, options: Options, words: &str| {
+        let error = Generator::open(bundle, &options).unwrap_err();
+        assert!(matches!(&error, Error::Usage(text) if text.contains(words)), "{error}");
+    };
+    refused(&plain, with(2.0), "not trained without neighbours");
+
+    let trained = bundle_of(&trained, Some(2.0));
+    let (default, off) = (draw(&trained, &Options::default(), 3), draw(&trained, &with(1.0), 3));
+    assert_eq!((default.report.guidance, &default.image), (2.0, &draw(&trained, &with(2.0), 3).image));
+    // Without guidance, the very pixels of a bundle that knows none.
+    assert_eq!((&off.image, &off.latent), (&unguided.image, &unguided.latent));
+    assert!(off.latent != default.latent && off.latent != draw(&trained, &with(0.0), 3).latent);
+    for bad in [-1.0, 101.0, f32::NAN, f32::INFINITY] {
+        refused(&trained, with(bad), "within 0…100");
+    }
+    let consistency = |guidance| Options { sampler: Some(SamplerKind::Consistency), guidance, ..Options::default() };
+    refused(&trained, consistency(Some(2.0)), "consistency");
+    assert_eq!(draw(&trained, &consistency(None), 3).report.guidance, 1.0);
+}
+
+#[test]
 fn without_retrieval_noise_stands_in() {
     let dir = TempDir::new();
     let bundle = bundle(dir.path(), paper(NeighbourSource::Noise));

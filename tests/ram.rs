@@ -53,6 +53,18 @@ fn a_budget_is_kept_or_refused() {
     let read = Bundle { storage: Storage::Read, ..shipped.clone() };
     check(&read, &Options { steps: Some(2), ..Options::default() });
 
+    // Of every block at work guidance holds a second condition and a second prediction.
+    let mut guided = shipped.clone();
+    guided.manifest.retrieval.guidance = Some(1.5);
+    check(&guided, &Options { threads: 2, steps: Some(2), ..Options::default() });
+    let walk = |guidance| {
+        let options = Options { guidance: Some(guidance), ..Options::default() };
+        Generator::plans(&guided, &options).unwrap()[0].stages[0].peak
+    };
+    let grid = guided.manifest.block_grid().unwrap();
+    let condition: usize = guided.manifest.networks.conditioner.outputs[0].shape.iter().product();
+    assert_eq!(walk(1.5) - walk(1.0), (4 * grid.blocks() * (condition + grid.block().len())) as u64);
+
     // At every budget: the picture, within it, or a refusal that names what would do.
     let options = Options { threads: 2, steps: Some(1), ..Options::default() };
     let free = draw(&shipped, &options).unwrap();

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{TempDir, bundle, manifest, unquantized};
-use rissole::bundle::manifest::{Coherence, NeighbourSource, SamplerKind};
+use rissole::bundle::manifest::{Coherence, NeighbourSource, Prediction, SamplerKind};
 use rissole::diffusion::{Noise, Sampler, SamplerState, Schedule, Stream};
 use rissole::generator::{Generator, Options, Query};
 use rissole::network::Network;
@@ -46,6 +46,7 @@ struct Walk<'a> {
     conditioner: Network,
     denoiser: Network,
     sampler: Sampler,
+    guidance: f32,
     /// Scaled.
     latent: Planes,
     thumbnail: Planes,
@@ -94,7 +95,7 @@ impl Walk<'_> {
         whole
     }
 
-    fn condition(&self, position: usize) -> Vec<f32> {
+    fn condition(&self, position: usize, with_neighbours: bool) -> Vec<f32> {
         let channels = self.block.channels;
         let k = self.bundle.manifest.retrieval.neighbours;
         let mut neighbours = vec![];
@@ -102,6 +103,9 @@ impl Walk<'_> {
             let image = self.neighbours[rank % self.neighbours.len()];
             let planes = self.of_database(image, position);
             neighbours.extend(self.window(position, channels, |c, y, x| planes.get(c, y, x) * self.scale()));
+        }
+        if !with_neighbours {
+            neighbours = vec![0.0; neighbours.len()];
         }
         let mut inputs = vec![neighbours];
         if self.coherence.thumbnail {
@@ -158,7 +162,7 @@ impl Walk<'_> {
     /// Denoises `positions` side by side.
     fn draw(&mut self, positions: &[usize], all: usize) {
         let noise = Noise::new(SEED);
-        let conditions: Vec<_> = positions.iter().map(|&p| self.condition(p)).collect();
+        let conditions: Vec<_> = positions.iter().map(|&p| [true, false].map(|with| self.condition(p, with))).collect();
         let mut values = vec![vec![0.0; self.block.len()]; positions.len()];
         let mut states = vec![SamplerState::default(); positions.len()];
         for (&position, values) in positions.iter().zip(&mut values) {
@@ -167,7 +171,13 @@ impl Walk<'_> {
         }
         for step in 0..self.sampler.steps() {
             let timestep = self.sampler.timestep(step);
-            let predict = |(&p, c): (&usize, &Vec<f32>)| self.predict(p, all, timestep, c);
+            let predict = |(&p, conditions): (&usize, &[Vec<f32>; 2])| {
+                let [with, without] = conditions.each_ref().map(|c| self.predict(p, all, timestep, c));
+                if self.guidance == 1.0 {
+                    return with;
+                }
+                without.iter().zip(&with).map(|(u, c)| u + self.guidance * (c - u)).collect()
+            };
             let predictions: Vec<_> = positions.iter().zip(&conditions).map(predict).collect();
             for (i, &position) in positions.iter().enumerate() {
                 let mut fresh = vec![0.0; self.block.len()];
@@ -213,6 +223,7 @@ fn check_manifest(manifest: Manifest, sampler: SamplerKind, neighbours: Option<u
         sampler: Sampler::new(&schedule, sampler, m.diffusion.prediction, m.diffusion.steps).unwrap(),
         latent: Planes::new(m.latent.shape),
         thumbnail: Planes::new(block),
+        guidance: m.retrieval.guidance.unwrap_or(1.0),
     };
     let first = usize::from(coherence.thumbnail);
     let all = first + 6;
@@ -237,6 +248,20 @@ fn every_mode_walks_as_described() {
                 let coherence = Coherence { thumbnail, margin, position_embedding, previous_block };
                 check(coherence, SamplerKind::Ddpm, None);
                 check(coherence, SamplerKind::DpmSolverPp2m, Some(3));
+            }
+        }
+    }
+}
+
+#[test]
+fn guidance_leads_from_the_prediction_without_neighbours_past_the_one_with_them() {
+    for (thumbnail, margin, previous_block) in [(false, 0, true), (true, 0, false), (true, 2, false)] {
+        let coherence = Coherence { thumbnail, margin, position_embedding: thumbnail, previous_block };
+        for guidance in [0.0, 0.5, 1.0, 2.5] {
+            for prediction in [Prediction::V, Prediction::Epsilon] {
+                let mut manifest = manifest(coherence, NeighbourSource::Database);
+                (manifest.retrieval.guidance, manifest.diffusion.prediction) = (Some(guidance), prediction);
+                check_manifest(manifest, SamplerKind::DpmSolverPp2m, None);
             }
         }
     }

@@ -10,6 +10,9 @@ use crate::latent::{BlockGrid, LatentShape};
 /// Version of the manifest this build reads and writes.
 pub const FORMAT: u32 = 1;
 
+/// Largest guidance that is taken.
+pub const MAX_GUIDANCE: f32 = 100.0;
+
 /// The manifest. Unknown fields are refused: a bundle from a newer trainer must not be half understood.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -85,7 +88,7 @@ pub struct Grid {
 }
 
 /// How neighbours are found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Retrieval {
     /// Neighbours k stacked in the condition.
@@ -96,6 +99,15 @@ pub struct Retrieval {
     pub exclude_self: bool,
     /// What fills the neighbour input.
     pub source: NeighbourSource,
+    /// Default guidance of a bundle that was trained without neighbours too, zeros in their place; absent: it was not, and
+    /// takes no guidance but 1. See [`Options::guidance`](crate::Options::guidance).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guidance: Option<f32>,
+}
+
+/// Whether guidance is off, and changes nothing.
+pub(crate) fn is_unguided(guidance: &f32) -> bool {
+    *guidance == 1.0
 }
 
 /// What fills the neighbour input of the conditioner.
@@ -235,6 +247,33 @@ impl Manifest {
     /// Largest manifest that is read, in bytes.
     pub const MAX_BYTES: u64 = 1 << 20;
 
+    /// The guidance with which `sampler` draws unless another is asked for.
+    pub fn default_guidance(&self, sampler: SamplerKind) -> f32 {
+        match sampler {
+            // What it looks at once is no direction that could be followed further.
+            SamplerKind::Consistency => 1.0,
+            _ => self.retrieval.guidance.unwrap_or(1.0),
+        }
+    }
+
+    /// Checks that `sampler` can draw with `guidance`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the reason.
+    pub fn check_guidance(&self, guidance: f32, sampler: SamplerKind) -> Result<()> {
+        let fault = |text: &str| Err(Error::Usage(text.to_owned()));
+        if !(0.0..=MAX_GUIDANCE).contains(&guidance) {
+            return fault(&format!("guidance must be within 0…{MAX_GUIDANCE}, not {guidance}"));
+        }
+        if !is_unguided(&guidance) && self.retrieval.guidance.is_none() {
+            return fault("this bundle was not trained without neighbours, so it takes no guidance but 1");
+        }
+        if !is_unguided(&guidance) && sampler == SamplerKind::Consistency {
+            return fault("the consistency sampler takes no guidance but 1");
+        }
+        Ok(())
+    }
+
     /// The block grid that latent shape, grid and coherence describe.
     ///
     /// # Errors
@@ -322,6 +361,12 @@ impl Manifest {
         }
         if !(1..=1024).contains(&self.retrieval.neighbours) || self.retrieval.query_position != 0 {
             return fault("neighbours must be within 1…1024 and query_position 0".into());
+        }
+        if let Some(guidance) = self.retrieval.guidance {
+            if self.retrieval.source == NeighbourSource::Noise {
+                return fault("guidance needs neighbours of the database".into());
+            }
+            self.check_guidance(guidance, SamplerKind::Ddim)?;
         }
         if !(1..=100_000).contains(&self.diffusion.timesteps)
             || !(1..=self.diffusion.timesteps).contains(&self.diffusion.steps)

@@ -1,6 +1,7 @@
 //! Generators: what draws, one picture at a time.
 
 use std::ffi::c_void;
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
@@ -32,6 +33,11 @@ pub struct Options {
     pub exclude_self: u32,
     /// Bytes that the library may allocate in this process, all models and generators together; 0: no limit.
     pub ram_budget: u64,
+    /// How strongly the neighbours guide, at most 100; 1: as trained, which every model can; 0: the model's. All but 1
+    /// takes twice as long.
+    pub guidance: f32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
 /// `exclude_self` as the model says.
@@ -39,7 +45,7 @@ const AS_THE_MODEL_SAYS: u32 = 2;
 
 // SAFETY: `repr(C)`, numbers only, the size first.
 unsafe impl Grown for Options {
-    const FIRST: usize = size_of::<Options>();
+    const FIRST: usize = offset_of!(Options, guidance);
     fn initial() -> Self {
         Self {
             struct_size: size_of::<Self>() as u32,
@@ -49,6 +55,8 @@ unsafe impl Grown for Options {
             neighbours: 0,
             exclude_self: AS_THE_MODEL_SAYS,
             ram_budget: 0,
+            guidance: 0.0,
+            reserved: 0,
         }
     }
 }
@@ -134,11 +142,15 @@ pub struct Report {
     pub peak_heap: u64,
     /// Most bytes of the process in RAM at once, mapped files included; 0 where the system does not tell.
     pub peak_rss: u64,
+    /// How strongly the neighbours guided; 1: as trained.
+    pub guidance: f32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
 // SAFETY: `repr(C)`, numbers only, the size first.
 unsafe impl Grown for Report {
-    const FIRST: usize = size_of::<Report>();
+    const FIRST: usize = offset_of!(Report, guidance);
     fn initial() -> Self {
         Self {
             struct_size: size_of::<Self>() as u32,
@@ -151,6 +163,8 @@ unsafe impl Grown for Report {
             decode_seconds: 0.0,
             peak_heap: 0,
             peak_rss: 0,
+            guidance: 1.0,
+            reserved: 0,
         }
     }
 }
@@ -353,6 +367,8 @@ impl From<&api::Report> for Report {
             decode_seconds: times.decode,
             peak_heap: report.peak_heap.unwrap_or(0),
             peak_rss: report.peak_rss.unwrap_or(0),
+            guidance: report.guidance,
+            reserved: 0,
         }
     }
 }
@@ -363,6 +379,9 @@ unsafe fn read_options(options: *const Options) -> Outcome<api::Options> {
     // SAFETY: as the caller vouches.
     let o = if options.is_null() { Options::initial() } else { unsafe { grown::read(options, "options")? } };
     let given = |n: u32| (n > 0).then_some(n as usize);
+    if o.reserved != 0 {
+        return Err(Fault::argument("options.reserved must be 0"));
+    }
     Ok(api::Options {
         neighbours: given(o.neighbours),
         steps: given(o.steps),
@@ -374,6 +393,7 @@ unsafe fn read_options(options: *const Options) -> Outcome<api::Options> {
             4 => Some(SamplerKind::Consistency),
             other => return Err(Fault::argument(format!("options.sampler {other} is no rissole_sampler"))),
         },
+        guidance: (o.guidance != 0.0).then_some(o.guidance),
         threads: o.threads.max(1) as usize,
         ram_budget: (o.ram_budget > 0).then_some(o.ram_budget),
         exclude_self: match o.exclude_self {

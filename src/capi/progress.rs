@@ -37,9 +37,9 @@ pub struct Progress {
     pub struct_size: u32,
     /// A rissole_progress_kind.
     pub kind: u32,
-    /// Evaluations of the denoiser done.
+    /// Steps done, of all blocks together.
     pub done: u32,
-    /// Evaluations in all.
+    /// Steps in all.
     pub total: u32,
     /// For RISSOLE_PROGRESS_KIND_BLOCK: which one, 0 being the thumbnail where the model draws one.
     pub position: u32,

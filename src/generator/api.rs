@@ -4,11 +4,11 @@ use image::RgbImage;
 use serde::Serialize;
 
 use super::codec::Decoder;
-use crate::bundle::manifest::SamplerKind;
+use crate::bundle::manifest::{SamplerKind, is_unguided};
 use crate::error::Result;
 
 /// How to sample; `None` means what the bundle's manifest says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// Neighbours used, at most the bundle's k. With fewer, the nearest repeat to fill the network's input.
     pub neighbours: Option<usize>,
@@ -16,6 +16,11 @@ pub struct Options {
     pub steps: Option<usize>,
     /// Sampler.
     pub sampler: Option<SamplerKind>,
+    /// Guidance g over retrieval, within 0…100: the denoiser is asked with the neighbours and without them, and
+    /// without + g·(with − without) is what it is taken to predict (classifier-free guidance: Ho & Salimans 2022, arXiv
+    /// 2207.12598, there w = g − 1). 1 is off, and asks once; all else takes twice as long, and a bundle that was trained
+    /// for it.
+    pub guidance: Option<f32>,
     /// Blocks evaluated at once, at least 1. The pixels do not depend on it.
     pub threads: usize,
     /// Bytes the program may allocate, heap and worker stacks. Kept only where
@@ -28,7 +33,15 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { neighbours: None, steps: None, sampler: None, threads: 1, ram_budget: None, exclude_self: None }
+        Self {
+            neighbours: None,
+            steps: None,
+            sampler: None,
+            guidance: None,
+            threads: 1,
+            ram_budget: None,
+            exclude_self: None,
+        }
     }
 }
 
@@ -49,7 +62,7 @@ pub enum Query {
 pub enum Event<'a> {
     /// The picture is begun.
     Started {
-        /// Evaluations of the denoiser to come: positions times sampling steps.
+        /// Steps to come: positions times sampling steps. A step evaluates the denoiser once, with guidance twice.
         steps_total: usize,
     },
     /// The neighbours are known (not sent where the bundle does not use the database).
@@ -61,9 +74,9 @@ pub enum Event<'a> {
     },
     /// Some blocks went one step further.
     Step {
-        /// Evaluations of the denoiser done.
+        /// Steps done, of all positions together.
         done: usize,
-        /// Evaluations in all.
+        /// Steps in all.
         total: usize,
         /// The picture as it stands.
         preview: &'a Preview<'a>,
@@ -131,6 +144,9 @@ pub struct Report {
     pub sampler: SamplerKind,
     /// Sampling steps per position.
     pub steps: usize,
+    /// Guidance over retrieval; 1: none.
+    #[serde(skip_serializing_if = "is_unguided")]
+    pub guidance: f32,
     /// Blocks evaluated at once.
     pub threads: usize,
     /// Time of each stage.

@@ -43,6 +43,11 @@ impl Guide<'_> {
         Ok(inputs)
     }
 
+    /// Turns [`Self::inputs`] into those of a block without neighbours, as it was trained: zeros in their place.
+    pub fn forget_neighbours(inputs: &mut [Vec<f32>]) {
+        inputs[0].fill(0.0);
+    }
+
     /// `neighbours` [1, k·C, wh, ww]: in rank order, each neighbour's own window, scaled.
     fn neighbours(&self, position: usize, cells: &[Option<usize>]) -> Result<Vec<f32>> {
         let window = self.grid.window().len();

@@ -5,6 +5,7 @@ use std::thread;
 use super::canvas::Canvas;
 use super::condition::Guide;
 use super::networks::WORKER_STACK;
+use crate::bundle::manifest::is_unguided;
 use crate::diffusion::{Noise, Sampler, SamplerState, Stream};
 use crate::error::{Error, Result};
 use crate::latent::BlockGrid;
@@ -28,11 +29,22 @@ pub(super) struct Drawing {
     values: Vec<f32>,
     noise: Vec<f32>,
     state: SamplerState,
+    unguided: Option<Unguided>,
+}
+
+/// The same position without neighbours, for guidance.
+#[derive(Debug)]
+struct Unguided {
+    guidance: f32,
+    /// As [`Drawing::condition`].
+    condition: Vec<f32>,
+    /// As [`Drawing::prediction`].
+    prediction: Vec<f32>,
 }
 
 impl Drawing {
-    /// The drawing of `position`, not begun.
-    pub fn new(grid: &BlockGrid, position: usize, told_position: bool, condition_len: usize) -> Self {
+    /// The drawing of `position`, not begun; see [`Options::guidance`](super::Options::guidance).
+    pub fn new(grid: &BlockGrid, position: usize, told_position: bool, condition_len: usize, guidance: f32) -> Self {
         let cells = grid.position_cells(position);
         let mut window = vec![0.0; grid.window().len()];
         if grid.margin() > 0 {
@@ -40,6 +52,8 @@ impl Drawing {
         }
         let one_hot = || (0..grid.positions()).map(|i| f32::from(u8::from(i == position))).collect();
         let block = vec![0.0; grid.block().len()];
+        let unguided = || Unguided { guidance, condition: vec![0.0; condition_len], prediction: block.clone() };
+        let unguided = (!is_unguided(&guidance)).then(unguided);
         Self {
             position,
             cells,
@@ -50,13 +64,15 @@ impl Drawing {
             values: block.clone(),
             noise: block,
             state: SamplerState::default(),
+            unguided,
         }
     }
 
     /// Bytes of one drawing, for the budget.
-    pub fn bytes(grid: &BlockGrid, condition_len: usize) -> u64 {
-        let window = grid.window();
-        let floats = condition_len + window.len() + window.cells() + grid.positions() + 5 * grid.block().len();
+    pub fn bytes(grid: &BlockGrid, condition_len: usize, guidance: f32) -> u64 {
+        let (window, block) = (grid.window(), grid.block().len());
+        let unguided = if is_unguided(&guidance) { 0 } else { condition_len + block };
+        let floats = condition_len + window.len() + window.cells() + grid.positions() + 5 * block + unguided;
         (4 * floats + size_of::<Option<usize>>() * window.cells()) as u64
     }
 
@@ -68,9 +84,13 @@ impl Drawing {
 
     /// Runs the conditioner.
     pub fn condition(&mut self, guide: &Guide, conditioner: &Network, canvas: &Canvas) -> Result<()> {
-        let inputs = guide.inputs(self.position, &self.cells, canvas)?;
-        let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
-        conditioner.run(&inputs, &mut self.condition)
+        let mut inputs = guide.inputs(self.position, &self.cells, canvas)?;
+        run(conditioner, &inputs, &mut self.condition)?;
+        if let Some(unguided) = &mut self.unguided {
+            Guide::forget_neighbours(&mut inputs);
+            run(conditioner, &inputs, &mut unguided.condition)?;
+        }
+        Ok(())
     }
 
     /// Runs the denoiser on the canvas as it stands.
@@ -80,7 +100,15 @@ impl Drawing {
         let mut inputs: Vec<&[f32]> = vec![&self.window, &timestep];
         inputs.extend(self.one_hot.as_deref());
         inputs.push(&self.condition);
-        denoiser.run(&inputs, &mut self.prediction)
+        denoiser.run(&inputs, &mut self.prediction)?;
+        if let Some(Unguided { guidance, condition, prediction }) = &mut self.unguided {
+            inputs.pop();
+            inputs.push(&*condition);
+            denoiser.run(&inputs, prediction)?;
+            let both = self.prediction.iter_mut().zip(prediction.iter());
+            both.for_each(|(with, without)| *with = without + *guidance * (*with - without));
+        }
+        Ok(())
     }
 
     /// Takes the block one step on.
@@ -92,6 +120,11 @@ impl Drawing {
         canvas.write(self.position, &self.values);
         canvas.show(self.position, self.state.data());
     }
+}
+
+fn run(network: &Network, inputs: &[Vec<f32>], out: &mut [f32]) -> Result<()> {
+    let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+    network.run(&inputs, out)
 }
 
 /// Does `work` on every drawing, on up to `threads` threads. Each drawing depends on itself alone, so the

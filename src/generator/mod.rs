@@ -95,8 +95,8 @@ impl Generator {
     /// Opens database, index and networks of `bundle`, and runs each network once: what comes back can draw.
     ///
     /// # Errors
-    /// [`Error::Usage`] for options out of bounds (neighbours beyond the bundle's k, steps not within 1…T, no
-    /// thread); [`Error::File`] for a damaged or foreign file, or a database of too few pictures;
+    /// [`Error::Usage`] for options out of bounds (neighbours beyond the bundle's k, steps not within 1…T, guidance that
+    /// the bundle was not trained for, no thread); [`Error::File`] for a damaged or foreign file, or a database of too few pictures;
     /// [`Error::Budget`] where not even one thread and one stage at a time fit the budget.
     pub fn open(bundle: &Bundle, options: &Options) -> Result<Self> {
         let started = Instant::now();
@@ -205,7 +205,7 @@ impl Generator {
         &self.opened.manifest
     }
 
-    /// Evaluations of the denoiser for one picture: positions times sampling steps.
+    /// Steps of one picture: positions times sampling steps.
     pub fn steps_total(&self) -> usize {
         self.opened.grid.positions() * self.opened.sampler.steps()
     }
@@ -264,12 +264,14 @@ impl Generator {
     ) -> Result<Vec<f32>> {
         let (conditioner, denoiser) = self.networks.sampling()?;
         let guide = self.guide(noise, neighbours)?;
-        let (threads, total) = (self.opened.settings.threads, self.steps_total());
+        let Settings { threads, guidance, .. } = self.opened.settings;
+        let total = self.steps_total();
         let told_position = self.opened.manifest.coherence.position_embedding;
         let mut canvas = Canvas::new(self.opened.grid, guide.scale);
         let mut done = 0;
         for group in groups(&self.opened.grid, self.blocks_at_once()) {
-            let new = |position| Drawing::new(&self.opened.grid, position, told_position, conditioner.output_len());
+            let (grid, condition_len) = (&self.opened.grid, conditioner.output_len());
+            let new = |position| Drawing::new(grid, position, told_position, condition_len, guidance);
             let mut drawings: Vec<Drawing> = group.clone().map(new).collect();
             each(&mut drawings, threads, |drawing| drawing.condition(&guide, conditioner, &canvas))?;
             drawings.iter_mut().for_each(|drawing| drawing.begin(noise, &mut canvas));
@@ -320,7 +322,7 @@ impl Generator {
     }
 
     fn report(&self, seed: u64, query: Option<u32>, neighbours: Vec<u32>, times: StageTimes) -> Report {
-        let Settings { steps, sampler, threads, exclude_self, .. } = self.opened.settings;
+        let Settings { steps, sampler, guidance, threads, exclude_self, .. } = self.opened.settings;
         Report {
             model: self.opened.manifest.name.clone(),
             seed,
@@ -329,6 +331,7 @@ impl Generator {
             exclude_self,
             sampler,
             steps,
+            guidance,
             threads,
             times,
             peak_heap: budget::is_counting().then(budget::peak_bytes),

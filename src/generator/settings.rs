@@ -15,6 +15,7 @@ pub(super) struct Settings {
     pub neighbours: usize,
     pub steps: usize,
     pub sampler: SamplerKind,
+    pub guidance: f32,
     pub threads: usize,
     pub exclude_self: bool,
 }
@@ -29,10 +30,14 @@ impl Settings {
         if options.threads == 0 {
             return Err(Error::Usage("at least one thread is needed".into()));
         }
+        let sampler = options.sampler.unwrap_or(manifest.diffusion.sampler);
+        let guidance = options.guidance.unwrap_or(manifest.default_guidance(sampler));
+        manifest.check_guidance(guidance, sampler)?;
         Ok(Self {
             neighbours,
             steps: options.steps.unwrap_or(manifest.diffusion.steps),
-            sampler: options.sampler.unwrap_or(manifest.diffusion.sampler),
+            sampler,
+            guidance,
             threads: options.threads,
             exclude_self: options.exclude_self.unwrap_or(manifest.retrieval.exclude_self),
         })
@@ -55,7 +60,8 @@ impl Settings {
         let (latent, window) = (grid.latent().len() as u64, grid.window().len() as u64);
         // A worker gathers the conditioner's inputs; the canvas holds three latents.
         let inputs = (manifest.retrieval.neighbours as u64 + 2) * window + 2 * latent;
-        let walk = at_once as u64 * Drawing::bytes(grid, condition) + 4 * (workers as u64 * inputs + 3 * latent);
+        let walk = at_once as u64 * Drawing::bytes(grid, condition, self.guidance)
+            + 4 * (workers as u64 * inputs + 3 * latent);
         // Planes and bytes of a picture, its latent, and the latent snapped.
         let picture = 15 * manifest.image.width as u64 * manifest.image.height as u64 + 12 * latent;
         Load { workers, walk, picture }

@@ -8,7 +8,7 @@ use image::RgbImage;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{PngText, encode_png};
-use crate::bundle::manifest::SamplerKind;
+use crate::bundle::manifest::{SamplerKind, is_unguided};
 use crate::error::{Error, Result};
 
 /// Keyword of the text chunk that holds [`Parameters`] as JSON.
@@ -17,7 +17,7 @@ const KEYWORD: &str = "rissole";
 const TOOLS_KEYWORD: &str = "parameters";
 
 /// All that decides the pixels of a picture.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
     /// Version of rissole that made the picture. Another version may round differently.
@@ -32,12 +32,20 @@ pub struct Parameters {
     pub sampler: SamplerKind,
     /// Sampling steps.
     pub steps: usize,
+    /// Guidance over retrieval; absent where it is 1, none.
+    #[serde(default = "unguided", skip_serializing_if = "is_unguided")]
+    pub guidance: f32,
     /// Neighbours k.
     pub neighbours: usize,
     /// What was looked up in the database.
     pub query: QuerySource,
     /// Whether the query could not be its own neighbour.
     pub exclude_self: bool,
+}
+
+/// The guidance that changes nothing.
+fn unguided() -> f32 {
+    1.0
 }
 
 /// Where the query came from.
@@ -81,9 +89,11 @@ impl Parameters {
             SamplerKind::DpmSolverPp2m => "DPM++ 2M",
             SamplerKind::Consistency => "Consistency",
         };
+        let guidance =
+            if is_unguided(&self.guidance) { String::new() } else { format!("CFG scale: {}, ", self.guidance) };
         let hash: String = manifest_blake3.chars().take(10).collect();
         format!(
-            "{model}, query {query}, {neighbours} neighbours\nSteps: {steps}, Sampler: {sampler}, Seed: {seed}, \
+            "{model}, query {query}, {neighbours} neighbours\nSteps: {steps}, Sampler: {sampler}, {guidance}Seed: {seed}, \
              Size: {width}x{height}, Model hash: {hash}, Model: {model}, Version: rissole {version}"
         )
     }
@@ -139,6 +149,7 @@ mod tests {
             seed: u64::MAX,
             sampler: SamplerKind::DpmSolverPp2m,
             steps: 20,
+            guidance: 1.0,
             neighbours: 8,
             query,
             exclude_self: true,
@@ -158,6 +169,11 @@ mod tests {
             let back = Parameters::from_png(Path::new("a.png"), &text(&[("rissole", &json)])).unwrap();
             assert_eq!(back, Some(parameters));
         }
+        // Where there is none, nothing is said of guidance, as before there was any.
+        let guided = |guidance| serde_json::to_string(&Parameters { guidance, ..parameters(QuerySource::Random) });
+        assert!(!guided(1.0).unwrap().contains("guidance"));
+        let back = Parameters::from_png(Path::new("a.png"), &text(&[("rissole", &guided(1.7).unwrap())]));
+        assert_eq!(back.unwrap().unwrap().guidance, 1.7);
     }
 
     #[test]
@@ -174,6 +190,8 @@ mod tests {
 
     #[test]
     fn image_tools_find_their_keys() {
+        let guided = Parameters { guidance: 1.5, ..parameters(QuerySource::Random) };
+        assert!(guided.in_words((64, 48)).contains("Sampler: DPM++ 2M, CFG scale: 1.5, Seed: "));
         let words = parameters(QuerySource::Random).in_words((64, 48));
         let last = words.lines().last().unwrap();
         assert_eq!(

@@ -92,7 +92,7 @@ pub fn manifest(coherence: Coherence, source: NeighbourSource) -> Manifest {
             snap_to_codebook: true,
         },
         grid: Grid { rows: 2, cols: 3 },
-        retrieval: Retrieval { neighbours: 4, query_position: 0, exclude_self: true, source },
+        retrieval: Retrieval { neighbours: 4, query_position: 0, exclude_self: true, source, guidance: None },
         coherence,
         diffusion: Diffusion {
             timesteps: 1000,

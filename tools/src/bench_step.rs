@@ -59,6 +59,7 @@ fn time<B: Backend>(args: &BenchArgs, backend: &B, device: &str) -> Result<()> {
         neighbours: 8,
         exclude_self: true,
         source: NeighbourSource::Noise,
+        neighbour_dropout: 0.0,
         thumbnail_codebook_size: 0,
         unet: UnetConfig { widths: args.widths.clone(), residuals: args.residuals, embedding: 128 },
         timesteps: 1000,

@@ -121,6 +121,7 @@ fn train<B: Backend>(backend: &B, steps: usize, requests: impl Fn() -> u64) -> R
         neighbours: 2,
         exclude_self: true,
         source: NeighbourSource::Noise,
+        neighbour_dropout: 0.0,
         thumbnail_codebook_size: 0,
         unet: UnetConfig { widths: vec![16, 32], residuals: 1, embedding: 32 },
         timesteps: 1000,

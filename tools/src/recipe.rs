@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rissole::bundle::manifest::{Prediction, SamplerKind};
+use rissole::bundle::manifest::{NeighbourSource, Prediction, SamplerKind};
 use rissole::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +62,10 @@ pub struct Data {
     pub hold_out_last: bool,
     /// Seed of the split.
     pub split_seed: u64,
+    /// Train with every picture mirrored too, left to right, its blocks, thumbnail and neighbours all from the same
+    /// side. The database holds the pictures as they are.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flip: bool,
     /// What the pictures are and whose, for the manifest.
     pub description: String,
 }
@@ -74,6 +78,9 @@ pub struct Sampling {
     pub sampler: SamplerKind,
     /// Steps.
     pub steps: usize,
+    /// Guidance over retrieval, 1 off; needs `denoiser.neighbour_dropout`. Absent: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guidance: Option<f32>,
     /// Whether a sampled latent is snapped to the codebook before it is decoded.
     pub snap_to_codebook: bool,
 }
@@ -92,7 +99,7 @@ pub struct Export {
 pub struct Evaluation {
     /// Samples of each setting.
     pub samples: usize,
-    /// Samplers and their steps, like `dpm++2m:20`; none: the bundle's default.
+    /// Samplers, their steps and their guidance, like `dpm++2m:20` or `dpm++2m:20@1.5`; none: the bundle's default.
     #[serde(default)]
     pub samplers: Vec<Setting>,
 }
@@ -172,6 +179,20 @@ impl Recipe {
         if self.denoiser.previous_block && self.denoiser.margin > 0 {
             return fault("denoiser.previous_block needs margin 0");
         }
+        if !(0.0..1.0).contains(&self.denoiser.neighbour_dropout) {
+            return fault("denoiser.neighbour_dropout must be a share below 1");
+        }
+        let drops = self.denoiser.neighbour_dropout > 0.0;
+        if drops && self.denoiser.source == NeighbourSource::Noise {
+            return fault("denoiser.neighbour_dropout needs neighbours of the database");
+        }
+        if self.sampling.guidance.is_some_and(|guidance| guidance != 1.0) && !drops {
+            return fault("sampling.guidance needs denoiser.neighbour_dropout");
+        }
+        let mut settings = self.evaluation.samplers.iter();
+        if !drops && settings.any(|setting| setting.guidance.is_some_and(|guidance| guidance != 1.0)) {
+            return fault("a guidance in evaluation.samplers needs denoiser.neighbour_dropout");
+        }
         if tuning.is_some() && (self.denoiser.prediction != Prediction::V || self.denoiser.timesteps < 2) {
             return fault("consistency needs denoiser.prediction = \"v\" and at least 2 timesteps");
         }
@@ -211,6 +232,14 @@ mod tests {
             assert!(recipe.about.is_none_or(|about| about.is_file()));
         });
         assert!(loaded.count() >= 2);
+    }
+
+    /// A setting that is off leaves no trace, or what was made before it came would have to be made again.
+    #[test]
+    fn what_is_off_is_not_part_of_what_checkpoints_are_known_by() {
+        let recipe = Recipe::load(&recipes().join("avatars64.toml")).unwrap();
+        let text = serde_json::to_string(&(&recipe.data, &recipe.denoiser, &recipe.sampling)).unwrap();
+        assert!(!["flip", "dropout", "guidance"].iter().any(|key| text.contains(key)), "{text}");
     }
 
     #[test]

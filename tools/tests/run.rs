@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use clap::Parser;
+use rissole::store::{BlockDatabase, RowBuffer};
 use rissole::{Bundle, Error};
 use rissole_train::evaluate::features::FeatureArgs;
 use rissole_train::recipe::Recipe;
@@ -31,6 +32,28 @@ fn bytes(dir: &Path, name: &str) -> Vec<u8> {
     std::fs::read(dir.join("bundle").join(name)).unwrap()
 }
 
+/// The mirror image of a square in the middle is the square.
+fn mirrored_pictures_lie_beside_the_others(dir: &Path) {
+    let open = |name: &str| BlockDatabase::open(dir.join("runs/tiny").join(name)).unwrap();
+    let (database, mirrored) = (open("blocks.rsdb"), open("mirrored.rsdb"));
+    assert_eq!((database.images(), database.positions()), (mirrored.images(), mirrored.positions()));
+    let mut changed = 0;
+    for image in 0..database.images() {
+        let name = database.name(image).unwrap().unwrap();
+        assert_eq!(mirrored.name(image).unwrap().unwrap(), name);
+        let codes = |database: &BlockDatabase| {
+            let mut buffer = RowBuffer::default();
+            let row = |position| database.row(image, position, &mut buffer).unwrap().iter().collect::<Vec<_>>();
+            (0..database.positions()).map(row).collect::<Vec<_>>()
+        };
+        let same = codes(&database) == codes(&mirrored);
+        let number: usize = name.trim_end_matches(".png").parse().unwrap();
+        assert!(same || !number.is_multiple_of(2), "{name}");
+        changed += usize::from(!same);
+    }
+    assert!(changed > 0);
+}
+
 /// One test, because Ctrl-C is for the whole process.
 #[test]
 fn a_recipe_becomes_the_same_measured_bundle_however_often_it_is_interrupted() {
@@ -44,8 +67,11 @@ fn a_recipe_becomes_the_same_measured_bundle_however_often_it_is_interrupted() {
     {
         assert!(card.contains(text), "{text}: {card}");
     }
-    let quality = &bundle.manifest.quality["Samples: DPM-Solver++ 2M, 3 steps"];
+    let quality = &bundle.manifest.quality["Samples: DPM-Solver++ 2M, 3 steps, guidance 1.5"];
     assert!(quality["copy_distance"].is_f64() && quality["frechet"].is_null(), "{quality}");
+
+    assert_eq!(bundle.manifest.retrieval.guidance, Some(1.5));
+    mirrored_pictures_lie_beside_the_others(whole.path());
 
     let cut = workshop();
     for stage in Stage::ALL {
@@ -92,10 +118,13 @@ fn a_recipe_becomes_the_same_measured_bundle_however_often_it_is_interrupted() {
     for shard in ["3/3", "1/3", "2/3"] {
         run(whole.path(), &[]).encode_shard(shard.parse().unwrap()).unwrap();
     }
-    std::fs::remove_file(whole.path().join("runs/tiny/blocks.rsdb")).unwrap();
+    let mirrored = std::fs::read(whole.path().join("runs/tiny/mirrored.rsdb")).unwrap();
+    for name in ["blocks.rsdb", "mirrored.rsdb"] {
+        std::fs::remove_file(whole.path().join("runs/tiny").join(name)).unwrap();
+    }
     run(whole.path(), &[]).merge_shards(3).unwrap();
-    let merged = std::fs::read(whole.path().join("runs/tiny/blocks.rsdb")).unwrap();
-    assert!(merged == bytes(whole.path(), "blocks.rsdb"));
+    let made = |name: &str| std::fs::read(whole.path().join("runs/tiny").join(name)).unwrap();
+    assert!(made("blocks.rsdb") == bytes(whole.path(), "blocks.rsdb") && made("mirrored.rsdb") == mirrored);
     assert!(["0/3", "4/3", "1", "1/0", "-1/3"].iter().all(|text| text.parse::<Shard>().is_err()));
     std::fs::copy(part(1), part(2)).unwrap();
     let error = run(whole.path(), &[]).merge_shards(3).unwrap_err();

@@ -89,6 +89,7 @@ impl Artist {
             seed: report.seed,
             sampler: report.sampler,
             steps: report.steps,
+            guidance: report.guidance,
             neighbours: self.neighbours,
             query: self.source.clone(),
             exclude_self: report.exclude_self,
@@ -112,7 +113,7 @@ fn show(
 ) -> Result<()> {
     match preview {
         Some(preview) if now || preview.is_due() => match picture()? {
-            Some(image) => preview.show(&image, &format!("{name}: {done}/{total} evaluations")),
+            Some(image) => preview.show(&image, &format!("{name}: {done}/{total} steps")),
             None => Ok(()),
         },
         _ => Ok(()),

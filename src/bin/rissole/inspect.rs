@@ -208,6 +208,10 @@ fn summary(manifest: &Manifest) -> Result<Vec<(String, String)>> {
         row("coherence", mode),
         row("neighbours", neighbours),
         row(
+            "guidance",
+            retrieval.guidance.map_or("none: not trained for it".to_owned(), |g| format!("{g} by default")),
+        ),
+        row(
             "codebook",
             match manifest.latent.codebook_size {
                 0 => "none: latents are stored as f16".into(),

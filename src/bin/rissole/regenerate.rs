@@ -61,6 +61,7 @@ impl Regenerate {
             neighbours: Some(told.neighbours),
             steps: Some(told.steps),
             sampler: Some(told.sampler),
+            guidance: Some(told.guidance),
             exclude_self: Some(told.exclude_self),
             ..self.machine.options()
         };

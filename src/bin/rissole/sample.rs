@@ -44,6 +44,10 @@ pub struct Sample {
     /// How noise becomes a picture [default: the model's]
     #[arg(long, value_enum)]
     sampler: Option<Sampler>,
+    /// How strongly neighbours guide, for a model trained for it: 1 as trained, more follows them more; all but 1 takes
+    /// twice as long [default: the model's]
+    #[arg(long, value_name = "G")]
+    guidance: Option<f32>,
     /// Neighbours that guide a picture, at most the model's [default: the model's]
     #[arg(long, value_name = "K", visible_alias = "neighbors")]
     neighbours: Option<usize>,
@@ -128,6 +132,7 @@ impl Sample {
             neighbours: self.neighbours,
             steps: self.steps,
             sampler: self.sampler.map(Into::into),
+            guidance: self.guidance,
             exclude_self: self.include_self.then_some(false),
             ..self.machine.options()
         }

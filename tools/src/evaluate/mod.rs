@@ -53,8 +53,8 @@ pub struct EvaluateArgs {
     /// Samples of each setting, and training pictures to compare with
     #[arg(long, value_name = "N", default_value_t = 2000)]
     pub samples: usize,
-    /// Sampler and steps, like dpm++2m:20 or ddim:100; may be repeated [default: the bundle's]
-    #[arg(long = "sampler", value_name = "NAME[:STEPS]")]
+    /// Sampler, steps and guidance, like ddim:100 or dpm++2m:20@1.5; may be repeated [default: the bundle's]
+    #[arg(long = "sampler", value_name = "NAME[:STEPS][@GUIDANCE]")]
     pub settings: Vec<Setting>,
     /// Whether a picture may not be its own neighbour [default: the bundle's]
     #[arg(long, value_name = "BOOL")]

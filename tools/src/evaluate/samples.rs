@@ -20,27 +20,33 @@ use rissole::generator::{Generator, Options, Query};
 use rissole::{Error, Manifest, Result};
 use serde::{Deserialize, Serialize};
 
-/// A sampler, with its number of steps unless the bundle's default is meant: `dpm++2m:20`, `ddim`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// A sampler, with its number of steps and its guidance unless the bundle's defaults are meant: `dpm++2m:20@1.5`, `ddim`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Setting {
     /// The sampler.
     pub sampler: SamplerKind,
     /// Sampling steps.
     pub steps: Option<usize>,
+    /// Guidance over retrieval.
+    pub guidance: Option<f32>,
 }
 
 impl FromStr for Setting {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let (text, guidance) = match text.split_once('@') {
+            Some((text, guidance)) => (text, Some(guidance.parse().map_err(|_| format!("{guidance:?} is no number"))?)),
+            None => (text, None),
+        };
         let (name, steps) = match text.split_once(':') {
             Some((name, steps)) => (name, Some(steps.parse().map_err(|_| format!("{steps:?} is no number of steps"))?)),
             None => (text, None),
         };
         let sampler = serde_json::from_value(name.into())
             .map_err(|_| "samplers are ddpm, ddim, dpm++2m, consistency".to_owned())?;
-        Ok(Self { sampler, steps })
+        Ok(Self { sampler, steps, guidance })
     }
 }
 
@@ -60,19 +66,25 @@ impl From<Setting> for String {
             SamplerKind::DpmSolverPp2m => "dpm++2m",
             SamplerKind::Consistency => "consistency",
         };
-        setting.steps.map_or_else(|| name.to_owned(), |steps| format!("{name}:{steps}"))
+        let steps = setting.steps.map_or_else(String::new, |steps| format!(":{steps}"));
+        let guidance = setting.guidance.map_or_else(String::new, |guidance| format!("@{guidance}"));
+        format!("{name}{steps}{guidance}")
     }
 }
 
 impl Setting {
     /// The default of a bundle.
     pub fn default_of(manifest: &Manifest) -> Self {
-        Self { sampler: manifest.diffusion.sampler, steps: None }
+        Self { sampler: manifest.diffusion.sampler, steps: None, guidance: None }
     }
 
-    /// The setting with the bundle's number of steps where it leaves that open.
+    /// The setting with the bundle's number of steps and guidance where it leaves them open.
     pub fn resolved(self, manifest: &Manifest) -> Self {
-        Self { steps: Some(self.steps.unwrap_or(manifest.diffusion.steps)), ..self }
+        Self {
+            steps: Some(self.steps.unwrap_or(manifest.diffusion.steps)),
+            guidance: Some(self.guidance.unwrap_or(manifest.default_guidance(self.sampler))),
+            ..self
+        }
     }
 }
 
@@ -84,10 +96,9 @@ impl fmt::Display for Setting {
             SamplerKind::DpmSolverPp2m => "DPM-Solver++ 2M",
             SamplerKind::Consistency => "Consistency",
         };
-        match self.steps {
-            Some(steps) => write!(f, "{name}, {steps} steps"),
-            None => f.write_str(name),
-        }
+        f.write_str(name)?;
+        self.steps.map_or(Ok(()), |steps| write!(f, ", {steps} steps"))?;
+        self.guidance.filter(|&g| g != 1.0).map_or(Ok(()), |guidance| write!(f, ", guidance {guidance}"))
     }
 }
 
@@ -122,6 +133,7 @@ impl Studio<'_> {
         let options = Options {
             sampler: Some(setting.sampler),
             steps: setting.steps,
+            guidance: setting.guidance,
             exclude_self: Some(exclude_self),
             ..Options::default()
         };
@@ -165,10 +177,16 @@ impl Studio<'_> {
 
     /// Name of the folder of samples drawn with `setting`.
     fn identify(&self, setting: Setting, exclude_self: bool) -> Result<PathBuf> {
-        let Setting { sampler, steps } = setting;
+        let Setting { sampler, steps, guidance } = setting;
+        // Nothing where there is none: samples that were drawn before there was guidance are found.
+        let guidance = guidance.filter(|&guidance| guidance != 1.0);
         let manifest = Manifest { quality: BTreeMap::new(), ..self.bundle.manifest.clone() };
         let key = (&manifest, sampler, steps, exclude_self, env!("CARGO_PKG_VERSION"));
-        let key = serde_json::to_vec(&key).map_err(|e| Error::Internal(e.to_string()))?;
+        let key = match guidance {
+            Some(guidance) => serde_json::to_vec(&(key, guidance)),
+            None => serde_json::to_vec(&key),
+        };
+        let key = key.map_err(|e| Error::Internal(e.to_string()))?;
         Ok(format!("samples-{}", &blake3::hash(&key).to_hex()[..16]).into())
     }
 
@@ -220,15 +238,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_are_parsed_with_and_without_steps() {
+    fn settings_are_parsed_with_and_without_steps_and_guidance() {
         let plain: Setting = "dpm++2m:20".parse().unwrap();
-        assert_eq!(plain, Setting { sampler: SamplerKind::DpmSolverPp2m, steps: Some(20) });
+        assert_eq!(plain, Setting { sampler: SamplerKind::DpmSolverPp2m, steps: Some(20), guidance: None });
         assert_eq!(plain.to_string(), "DPM-Solver++ 2M, 20 steps");
         assert_eq!(
             (String::from(plain), serde_json::to_value(plain).unwrap()),
             ("dpm++2m:20".into(), "dpm++2m:20".into())
         );
-        assert_eq!("ddim".parse(), Ok(Setting { sampler: SamplerKind::Ddim, steps: None }));
+        assert_eq!("ddim".parse(), Ok(Setting { sampler: SamplerKind::Ddim, steps: None, guidance: None }));
+        let guided: Setting = "ddim:5@1.5".parse().unwrap();
+        assert_eq!((guided.steps, guided.guidance), (Some(5), Some(1.5)));
+        assert_eq!(
+            (guided.to_string(), String::from(guided)),
+            ("DDIM, 5 steps, guidance 1.5".into(), "ddim:5@1.5".into())
+        );
+        assert!("ddim@much".parse::<Setting>().is_err());
         assert!("ddim:many".parse::<Setting>().is_err());
         assert!("euler:20".parse::<Setting>().unwrap_err().contains("dpm++2m"));
     }

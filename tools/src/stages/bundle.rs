@@ -75,6 +75,7 @@ impl Run {
                 query_position: 0,
                 exclude_self: d.exclude_self,
                 source: d.source,
+                guidance: (d.neighbour_dropout > 0.0).then(|| r.sampling.guidance.unwrap_or(1.0)),
             },
             coherence: Coherence {
                 thumbnail: d.thumbnail,

@@ -69,7 +69,14 @@ impl Run {
             (
                 "Neighbours",
                 format!("{}", retrieval.neighbours)
-                    + &how(retrieval.exclude_self, ", never the picture itself (`exclude_self`)".into()),
+                    + &how(retrieval.exclude_self, ", never the picture itself (`exclude_self`)".into())
+                    + &how(
+                        denoiser.neighbour_dropout > 0.0,
+                        format!(
+                            ", none in {:.0} % of the training (takes `--guidance`)",
+                            100.0 * denoiser.neighbour_dropout
+                        ),
+                    ),
             ),
             (
                 "Diffusion",

@@ -63,11 +63,12 @@ impl Run {
     fn encode_on<B: Backend>(&self, backend: &B) -> Result<()> {
         let (dataset, split) = self.dataset()?;
         let mut vqgan = self.vqgan(backend)?;
-        let codes = encode_pictures(&mut vqgan, &dataset, &split.train)?;
+        let codes = self.encode_pictures(&mut vqgan, &dataset, &split.train)?;
         self.write_database(&dataset, &split, &vqgan.codebook, &codes)
     }
 
-    /// Encodes the pictures of `shard` alone, into a database of their own without thumbnails.
+    /// Encodes the pictures of `shard` alone, into a database of their own without thumbnails; where the recipe flips, the
+    /// same pictures mirrored come after them.
     ///
     /// # Errors
     /// As [`Self::stage`].
@@ -79,14 +80,14 @@ impl Run {
         let (dataset, split) = self.dataset()?;
         let images = &split.train[shard.range(split.train.len())];
         let mut vqgan = self.vqgan(backend)?;
-        let codes = encode_pictures(&mut vqgan, &dataset, images)?;
+        let codes = self.encode_pictures(&mut vqgan, &dataset, images)?;
         let grid = self.shard_grid()?;
         let contents = DatabaseContents {
             grid,
             codebook: vqgan.codebook.entries,
             thumbnail_codebook: None,
             codes: block_codes(&grid, &codes),
-            names: names(&dataset, images),
+            names: self.names_of_encoded(&dataset, images),
         };
         let path = self.shard_path(shard);
         contents.write(&path)?;
@@ -103,18 +104,23 @@ impl Run {
         let backend = Cpu::default();
         let vqgan = self.vqgan(&backend)?;
         let grid = self.shard_grid()?;
-        let mut codes = Vec::new();
+        let (mut codes, mut mirrored) = (Vec::new(), Vec::new());
         for shard in (0..shards).map(|index| Shard { index, of: shards }) {
             let path = self.shard_path(shard);
             let database = BlockDatabase::open(&path)?;
             database.verify()?;
-            let expected = names(&dataset, &split.train[shard.range(split.train.len())]);
+            let images = &split.train[shard.range(split.train.len())];
+            let expected = self.names_of_encoded(&dataset, images);
             let found = (0..database.images()).map(|image| Ok(database.name(image)?.unwrap_or_default()));
             if database.codebook() != vqgan.codebook.entries || found.collect::<Result<Vec<_>>>()? != expected {
                 return Err(Error::file(&path, "made of other pictures or with another VQ-GAN; encode it again"));
             }
-            codes.extend(latent_codes(&database, &grid)?.into_iter().map(u32::from));
+            let all: Vec<u32> = latent_codes(&database, &grid)?.into_iter().map(u32::from).collect();
+            let (own, others) = all.split_at(images.len() * grid.latent().cells());
+            codes.extend_from_slice(own);
+            mirrored.extend_from_slice(others);
         }
+        codes.extend(mirrored);
         self.write_database(&dataset, &split, &vqgan.codebook, &codes)?;
         self.mark_done(Stage::Encode, self.settings(Stage::Encode)?)
     }
@@ -129,25 +135,75 @@ impl Run {
         BlockGrid::new(self.recipe.latent_shape(), d.rows, d.cols, false, 0)
     }
 
-    /// Writes the database of the training pictures, whose latents have `codes`, `N × H·W`.
+    /// Writes the database of the training pictures, whose latents have `codes`, `N × H·W`; where as many again come
+    /// after them, also that of the mirrored pictures, in the same order.
     fn write_database(&self, dataset: &Dataset, split: &Split, codebook: &Codebook, codes: &[u32]) -> Result<()> {
         let grid = self.recipe.denoiser.shape(self.recipe.latent_shape())?.grid;
-        let mut positions = block_codes(&grid, codes);
-        let thumbnail_codebook = grid.has_thumbnail().then(|| {
-            let averages = averaged_cells(&grid, codebook, codes);
-            let book = self.fit_thumbnails(&averages, codebook.channels);
-            positions.insert(0, book.assign(&averages).into_iter().map(|c| c as u16).collect());
-            book.entries
-        });
+        let (codes, mirrored) = codes.split_at(split.train.len() * grid.latent().cells());
+        let thumbnails = grid
+            .has_thumbnail()
+            .then(|| self.fit_thumbnails(&averaged_cells(&grid, codebook, codes), codebook.channels));
+        let positions = |codes: &[u32]| {
+            let thumbnails = thumbnails.as_ref().map(|book| {
+                let averages = averaged_cells(&grid, codebook, codes);
+                book.assign(&averages).into_iter().map(|c| c as u16).collect()
+            });
+            thumbnails.into_iter().chain(block_codes(&grid, codes)).collect::<Vec<_>>()
+        };
         let mut contents = DatabaseContents {
             grid,
             codebook: codebook.entries.clone(),
-            thumbnail_codebook,
-            codes: positions,
+            thumbnail_codebook: thumbnails.as_ref().map(|book| book.entries.clone()),
+            codes: positions(codes),
             names: names(dataset, &split.train),
         };
+        // Put in order together, as if they were further blocks of the same pictures.
+        if self.recipe.data.flip {
+            contents.codes.extend(positions(mirrored));
+        }
         order_by_likeness(&mut contents, QUERY_POSITION);
+        let mirrored = contents.codes.split_off(grid.positions());
+        if self.recipe.data.flip {
+            DatabaseContents { codes: mirrored, ..contents.clone() }.write(self.mirrored_path())?;
+        }
         contents.write(self.product(Stage::Encode))
+    }
+
+    fn mirrored_path(&self) -> PathBuf {
+        self.dir.join("mirrored.rsdb")
+    }
+
+    /// The pictures of `database` mirrored, in the same order, where the recipe flips.
+    ///
+    /// # Errors
+    /// [`Error::File`] where they were not made together.
+    pub(super) fn mirrored(&self, database: &BlockDatabase) -> Result<Option<BlockDatabase>> {
+        if !self.recipe.data.flip {
+            return Ok(None);
+        }
+        let mirrored = BlockDatabase::open(self.mirrored_path())?;
+        let same = mirrored.images() == database.images()
+            && mirrored.codebook() == database.codebook()
+            && mirrored.thumbnail_codebook() == database.thumbnail_codebook();
+        match same {
+            true => Ok(Some(mirrored)),
+            false => Err(Error::file(mirrored.path(), "is not of the pictures of blocks.rsdb; encode them again")),
+        }
+    }
+
+    /// Codes of whole latents, `N × H·W`; where the recipe flips, of the same pictures mirrored after them.
+    fn encode_pictures<B: Backend>(&self, vqgan: &mut Vqgan<B>, dataset: &Dataset, images: &[u32]) -> Result<Vec<u32>> {
+        let mut codes = encode_pictures(vqgan, dataset, images, false)?;
+        if self.recipe.data.flip {
+            codes.extend(encode_pictures(vqgan, dataset, images, true)?);
+        }
+        Ok(codes)
+    }
+
+    /// Names in the order of [`Self::encode_pictures`].
+    fn names_of_encoded(&self, dataset: &Dataset, images: &[u32]) -> Vec<String> {
+        let names = names(dataset, images);
+        if self.recipe.data.flip { [names.clone(), names].concat() } else { names }
     }
 
     fn fit_thumbnails(&self, averages: &[f32], channels: usize) -> Codebook {
@@ -173,12 +229,17 @@ impl Run {
 }
 
 /// Codes of whole latents, `N × H·W`.
-fn encode_pictures<B: Backend>(vqgan: &mut Vqgan<B>, dataset: &Dataset, images: &[u32]) -> Result<Vec<u32>> {
-    let bar = progress("encode", images.len() as u64);
+fn encode_pictures<B: Backend>(
+    vqgan: &mut Vqgan<B>,
+    dataset: &Dataset,
+    images: &[u32],
+    mirrored: bool,
+) -> Result<Vec<u32>> {
+    let bar = progress(if mirrored { "mirrored" } else { "encode" }, images.len() as u64);
     let mut codes = Vec::new();
     for images in images.chunks(BATCH) {
         check_interrupted()?;
-        let pixels: Vec<f32> = images.iter().flat_map(|&i| normalised(dataset, i as usize)).collect();
+        let pixels: Vec<f32> = images.iter().flat_map(|&i| normalised(dataset, i as usize, mirrored)).collect();
         codes.extend(vqgan.encode(&pixels, dataset.height, dataset.width)?);
         bar.inc(images.len() as u64);
     }

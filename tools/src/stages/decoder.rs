@@ -23,8 +23,10 @@ struct OnLatents<'a, B: Backend> {
     /// `K × C`.
     codebook: Vec<f32>,
     channels: usize,
-    /// Codes of the latents in the order of the database, `N × H·W`.
+    /// Codes of the latents in the order of the database, `N × H·W`; then maybe those of the same pictures mirrored.
     codes: Vec<u16>,
+    /// Cells of a latent.
+    cells: usize,
     batch: usize,
 }
 
@@ -37,15 +39,14 @@ impl<B: Backend> Training for OnLatents<'_, B> {
     }
 
     fn advance(&mut self, _saved_after: bool) -> Result<Vec<f64>> {
-        let images = self.pictures.len();
-        let cells = self.codes.len() / images;
+        let (images, cells) = (self.pictures.len(), self.cells);
         let (mut latents, mut pixels) = (Vec::new(), Vec::new());
         for _ in 0..self.batch {
-            let image = self.trainer.random.below(images);
-            for &code in &self.codes[image * cells..][..cells] {
+            let drawn = self.trainer.random.below(self.codes.len() / cells);
+            for &code in &self.codes[drawn * cells..][..cells] {
                 latents.extend(&self.codebook[usize::from(code) * self.channels..][..self.channels]);
             }
-            pixels.extend(normalised(&self.dataset, self.pictures[image] as usize));
+            pixels.extend(normalised(&self.dataset, self.pictures[drawn % images] as usize, drawn >= images));
         }
         let e = self.trainer.train(&latents, &pixels, self.dataset.height, self.dataset.width)?;
         Ok(vec![e.absolute, e.squared, e.perceptual, e.adversarial_weight, e.discriminator])
@@ -76,13 +77,18 @@ impl Run {
         let database = BlockDatabase::open(self.product(Stage::Encode))?;
         let grid = self.recipe.denoiser.shape(self.recipe.latent_shape())?.grid;
         let trainer = self.decoder_trainer(backend, &self.vqgan(backend)?)?;
+        let mut codes = latent_codes(&database, &grid)?;
+        if let Some(mirrored) = self.mirrored(&database)? {
+            codes.extend(latent_codes(&mirrored, &grid)?);
+        }
         let training = OnLatents {
             trainer,
             pictures: pictures_of(&database, &dataset, &split)?,
             dataset,
             codebook: database.codebook().to_vec(),
             channels: grid.latent().channels,
-            codes: latent_codes(&database, &grid)?,
+            codes,
+            cells: grid.latent().cells(),
             batch: config.batch,
         };
         self.train(Stage::Decoder, training, config.steps)

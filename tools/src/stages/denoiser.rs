@@ -83,23 +83,19 @@ impl Run {
         let scale = latent_scale(&database, &grid)?;
         let scaled = |values: &[f32]| values.iter().map(|v| v * scale).collect::<Vec<_>>();
         let images = database.images();
-        let mut thumbnail_codes = Vec::new();
-        if grid.has_thumbnail() {
-            let mut buffer = RowBuffer::default();
-            for image in 0..images {
-                thumbnail_codes.extend(database.row(image, 0, &mut buffer)?.iter().map(|code| code as u16));
-            }
-        }
         log::info!("denoiser: looking up {} neighbours of {images} pictures", config.neighbours);
-        let neighbours = self.training_neighbours(&database)?;
-        Ok(LatentSet {
+        let set = LatentSet {
             grid,
             codebook: scaled(database.codebook()),
             codes: latent_codes(&database, &grid)?,
             thumbnail_codebook: scaled(database.thumbnail_codebook().unwrap_or_default()),
-            thumbnail_codes,
-            neighbours,
+            thumbnail_codes: thumbnail_codes(&database)?,
+            neighbours: self.training_neighbours(&database)?,
             neighbours_per_image: config.neighbours,
+        };
+        Ok(match self.mirrored(&database)? {
+            Some(mirrored) => set.with_mirrored(latent_codes(&mirrored, &grid)?, thumbnail_codes(&mirrored)?),
+            None => set,
         })
     }
 
@@ -120,6 +116,17 @@ impl Run {
             .collect::<Result<_>>()?;
         Ok(found.concat())
     }
+}
+
+/// Codes of all thumbnails of a database, `N × h·w`; none where it has none.
+fn thumbnail_codes(database: &BlockDatabase) -> Result<Vec<u16>> {
+    let (mut codes, mut buffer) = (Vec::new(), RowBuffer::default());
+    if database.grid().has_thumbnail() {
+        for image in 0..database.images() {
+            codes.extend(database.row(image, 0, &mut buffer)?.iter().map(|code| code as u16));
+        }
+    }
+    Ok(codes)
 }
 
 /// What brings the database's latents to unit standard deviation, over at most 2,000 of its pictures.

@@ -273,8 +273,39 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     rissole::atomic_file::write_atomically(path, |out| out.write_all(bytes))
 }
 
-/// Pixels of one picture in −1…1.
-fn normalised(dataset: &Dataset, image: usize) -> impl Iterator<Item = f32> + '_ {
-    let len = dataset.width * dataset.height * 3;
-    dataset.pixels[image * len..][..len].iter().map(|&p| f32::from(p) / 127.5 - 1.0)
+/// Pixels of one picture in −1…1, each row backwards where the picture is `mirrored`.
+fn normalised(dataset: &Dataset, image: usize, mirrored: bool) -> impl Iterator<Item = f32> + '_ {
+    let row = dataset.width * 3;
+    let rows = dataset.pixels[image * row * dataset.height..].chunks_exact(row).take(dataset.height);
+    let pixels = rows.flat_map(move |row| {
+        let pixel = move |x: usize| if mirrored { row.len() / 3 - 1 - x } else { x };
+        (0..row.len() / 3).flat_map(move |x| &row[3 * pixel(x)..][..3])
+    });
+    pixels.map(|&p| f32::from(p) / 127.5 - 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mirrored_picture_has_its_rows_backwards() {
+        let picture = |start: u8| (start..start + 18).collect::<Vec<u8>>(); // 3×2 pixels
+        let dataset = Dataset {
+            width: 3,
+            height: 2,
+            pixels: [picture(100), picture(0)].concat(),
+            names: vec!["a".into(), "b".into()],
+            classes: vec![0; 2],
+            class_names: vec![".".into()],
+            skipped: vec![],
+        };
+        let bytes =
+            |mirrored| normalised(&dataset, 1, mirrored).map(|v| ((v + 1.0) * 127.5).round()).collect::<Vec<_>>();
+        assert_eq!(bytes(false), (0..18).map(|v| v as f32).collect::<Vec<_>>());
+        assert_eq!(
+            bytes(true),
+            [6, 7, 8, 3, 4, 5, 0, 1, 2, 15, 16, 17, 12, 13, 14, 9, 10, 11].map(|v: u8| f32::from(v))
+        );
+    }
 }

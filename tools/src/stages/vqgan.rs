@@ -17,6 +17,7 @@ struct OnPictures<'a, B: Backend> {
     dataset: Dataset,
     split: Split,
     batch: usize,
+    flip: bool,
 }
 
 impl<B: Backend> Training for OnPictures<'_, B> {
@@ -28,9 +29,13 @@ impl<B: Backend> Training for OnPictures<'_, B> {
     }
 
     fn advance(&mut self, _saved_after: bool) -> Result<Vec<f64>> {
-        let Self { trainer, dataset, split, batch } = self;
-        let drawn = (0..*batch).map(|_| split.train[trainer.random.below(split.train.len())]).collect::<Vec<_>>();
-        let pixels: Vec<f32> = drawn.into_iter().flat_map(|image| normalised(dataset, image as usize)).collect();
+        let Self { trainer, dataset, split, batch, flip } = self;
+        let images = split.train.len();
+        // The pictures, then the same mirrored.
+        let all = if *flip { 2 * images } else { images };
+        let drawn: Vec<_> = (0..*batch).map(|_| trainer.random.below(all)).collect();
+        let pixels = |i: usize| normalised(dataset, split.train[i % images] as usize, i >= images);
+        let pixels: Vec<f32> = drawn.into_iter().flat_map(pixels).collect();
         let l = trainer.train(&pixels, dataset.height, dataset.width)?;
         let p = l.picture;
         Ok(vec![p.absolute, p.squared, p.perceptual, l.commitment, p.adversarial_weight, p.discriminator])
@@ -52,7 +57,8 @@ impl Run {
         let config = &self.recipe.vqgan;
         let mut trainer = VqganTrainer::new(backend, config, self.recipe.seed);
         trainer.resume(&self.product(Stage::Vqgan))?;
-        self.train(Stage::Vqgan, OnPictures { trainer, dataset, split, batch: config.batch }, config.steps)
+        let training = OnPictures { trainer, dataset, split, batch: config.batch, flip: self.recipe.data.flip };
+        self.train(Stage::Vqgan, training, config.steps)
     }
 
     /// The trained VQ-GAN.

@@ -114,6 +114,7 @@ mod tests {
                     thumbnail_share: 0.0,
                     thumbnail_noise: 0.0,
                     source: NeighbourSource::Noise,
+                    neighbour_dropout: 0.0,
                     previous_block: false,
                 },
             );

@@ -41,6 +41,9 @@ pub struct DenoiserTraining {
     pub exclude_self: bool,
     /// What fills the neighbour input: `database`, or `noise` for the ablation without retrieval.
     pub source: NeighbourSource,
+    /// Share of samples that are trained without neighbours, so that the bundle can be sampled with guidance; absent: none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub neighbour_dropout: f32,
     /// Entries of the thumbnails' codebook.
     pub thumbnail_codebook_size: usize,
     /// The U-Net.
@@ -100,6 +103,7 @@ impl DenoiserTraining {
             thumbnail_share: self.thumbnail_share,
             thumbnail_noise: self.thumbnail_noise,
             source: self.source,
+            neighbour_dropout: self.neighbour_dropout,
             previous_block: self.previous_block,
         }
     }
@@ -315,6 +319,11 @@ impl<B: Backend> TrainedDenoiser<'_, B> {
         let prediction = self.denoiser.apply(&mut tape, noisy, timestep, position, condition);
         (tape, prediction)
     }
+}
+
+/// For settings that are left out where they are off: what was made before they came has the same hash.
+pub(crate) fn is_zero(rate: &f32) -> bool {
+    *rate == 0.0
 }
 
 /// A batch of one window of zeros.

@@ -45,6 +45,17 @@ impl LatentSet {
         }
     }
 
+    /// The same pictures, then all of them mirrored, whose `codes` and `thumbnail_codes` these are. Neighbours of a mirrored
+    /// picture are those of the picture, mirrored.
+    pub fn with_mirrored(mut self, codes: Vec<u16>, thumbnail_codes: Vec<u16>) -> Self {
+        let images = self.images() as u32;
+        let mirrored: Vec<u32> = self.neighbours.iter().map(|neighbour| images + neighbour).collect();
+        self.neighbours.extend(mirrored);
+        self.codes.extend(codes);
+        self.thumbnail_codes.extend(thumbnail_codes);
+        self
+    }
+
     /// Number of pictures.
     pub fn images(&self) -> usize {
         self.codes.len() / self.grid.latent().cells()
@@ -88,6 +99,9 @@ pub struct BatchSettings<'a> {
     pub thumbnail_noise: f32,
     /// What fills the neighbour input.
     pub source: NeighbourSource,
+    /// Share of samples without neighbours, zeros in their place: what guidance at sampling leads away from (Ho & Salimans
+    /// 2022, algorithm 1).
+    pub neighbour_dropout: f32,
     /// Whether the block drawn before is a condition.
     pub previous_block: bool,
 }
@@ -302,6 +316,10 @@ impl<'a> Sampler<'a> {
         if self.settings.source == NeighbourSource::Noise {
             return self.window(position, k * c, |_, out| random.fill_normal(out));
         }
+        // Nothing is drawn where nothing is dropped: such training goes as it went before there was dropout.
+        if self.settings.neighbour_dropout > 0.0 && random.uniform() < self.settings.neighbour_dropout {
+            return vec![0.0; self.cells[position].len() * k * c];
+        }
         let neighbours = &set.neighbours[image * k..][..k];
         let block_cells = set.grid.block().cells();
         let is_thumbnail = set.grid.block_at(position).is_none();
@@ -377,6 +395,8 @@ mod tests {
     use super::*;
     use rissole::LatentShape;
 
+    const IMAGES: usize = 3;
+
     fn set(thumbnail: bool, margin: usize) -> LatentSet {
         let latent = LatentShape { channels: 2, height: 4, width: 4 };
         let grid = BlockGrid::new(latent, 2, 2, thumbnail, margin).unwrap();
@@ -384,8 +404,8 @@ mod tests {
         let mut codes = |n: usize| (0..n).map(|_| random.below(5) as u16).collect::<Vec<_>>();
         LatentSet {
             grid,
-            codes: codes(3 * 16),
-            thumbnail_codes: codes(3 * 4),
+            codes: codes(IMAGES * 16),
+            thumbnail_codes: codes(IMAGES * 4),
             codebook: (0..10).map(|v| v as f32).collect(),
             thumbnail_codebook: (0..10).map(|v| 100.0 + v as f32).collect(),
             neighbours: vec![1, 2, 0, 2, 1, 0],
@@ -401,17 +421,26 @@ mod tests {
             thumbnail_share: 0.3,
             thumbnail_noise: 0.0,
             source: NeighbourSource::Database,
+            neighbour_dropout: 0.0,
             previous_block: false,
         }
     }
 
     #[test]
     fn without_noise_a_window_is_the_latent_and_its_neighbours() {
-        let set = set(true, 1);
-        let sampler = Sampler::new(&set, settings(&[1.0 - 1e-15]));
+        let mut random = Random::new(2);
+        let mut codes = |n: usize| (0..n).map(|_| random.below(5) as u16).collect::<Vec<_>>();
+        let mirrored = set(true, 1).with_mirrored(codes(IMAGES * 16), codes(IMAGES * 4));
+        windows_are_latents_and_neighbours(&set(true, 1));
+        windows_are_latents_and_neighbours(&mirrored);
+    }
+
+    /// Those of a picture from the second half of a set with mirrored ones are of that half.
+    fn windows_are_latents_and_neighbours(set: &LatentSet) {
+        let sampler = Sampler::new(set, settings(&[1.0 - 1e-15]));
         for seed in 0..40 {
             let mut random = Random::new(seed);
-            let image = random.clone().below(3);
+            let image = random.clone().below(set.images());
             let sample = sampler.sample(&mut random);
             let position = sample.positions.iter().position(|&p| p == 1.0).unwrap();
             let thumbnail = set.thumbnail(image);
@@ -423,7 +452,7 @@ mod tests {
                     continue;
                 };
                 assert_eq!(noisy[2], 1.0);
-                let first = set.neighbours[image * 2] as usize;
+                let first = set.neighbours[image % IMAGES * 2] as usize + image / IMAGES * IMAGES;
                 let (value, neighbour) = match position {
                     0 => (&thumbnail[cell * 2..][..2], 100.0 + 2.0 * f32::from(set.thumbnail_codes[first * 4 + cell])),
                     _ => (set.cell(image, cell), 2.0 * f32::from(set.codes[first * 16 + cell])),
@@ -470,6 +499,26 @@ mod tests {
             let (e, v) = (weight(Prediction::Epsilon, alpha) * snr, weight(Prediction::V, alpha) / (1.0 - alpha));
             assert!((e - v).abs() < 1e-9, "{e} {v}");
         }
+    }
+
+    #[test]
+    fn neighbours_are_dropped_whole_and_as_often_as_said() {
+        let (set, alphas) = (set(true, 1), [0.9, 0.5, 0.1]);
+        let draw = |neighbour_dropout| {
+            let settings = BatchSettings { neighbour_dropout, ..settings(&alphas) };
+            Sampler::new(&set, settings).draw(2_000, &mut Random::new(6))
+        };
+        let [never, sometimes, always] = [0.0, 0.2, 1.0].map(draw);
+        let of_a_sample = never.neighbours.len() / 2_000;
+        let is_dropped = |neighbours: &[f32]| neighbours.iter().all(|&v| v == 0.0);
+        let dropped = sometimes.neighbours.chunks(of_a_sample).filter(|found| is_dropped(found)).count();
+        assert!((340..460).contains(&dropped), "{dropped}");
+        assert!(is_dropped(&always.neighbours) && always.neighbours.len() == never.neighbours.len());
+        let mut samples = never.neighbours.chunks(of_a_sample).zip(sometimes.neighbours.chunks(of_a_sample));
+        assert!(samples.all(|(whole, found)| found == whole || is_dropped(found)));
+        // What the network predicts and from what else stays.
+        assert_eq!((&never.noisy, &never.target), (&always.noisy, &always.target));
+        assert!(always.thumbnail.iter().any(|&v| v != 0.0));
     }
 
     #[test]

@@ -11,6 +11,7 @@ about = "about.md"
 [data]
 validation = 6
 split_seed = 1
+flip = true
 description = "squares"
 source = { path = "pictures", layout = "folder", size = 16 }
 [vqgan]
@@ -31,6 +32,7 @@ previous_block = false
 neighbours = 3
 exclude_self = true
 source = "database"
+neighbour_dropout = 0.25
 thumbnail_codebook_size = 8
 timesteps = 50
 schedule = "cosine"
@@ -57,15 +59,17 @@ discriminator = { width = 8, from = 2, weight = 0.25, rate = 1e-3 }
 [sampling]
 sampler = "dpm++2m"
 steps = 3
+guidance = 1.5
 snap_to_codebook = true
 [export]
 weights = "int8"
 [evaluation]
 samples = 4
-samplers = ["dpm++2m:3", "ddim:2", "consistency:2"]
+samplers = ["dpm++2m:3", "ddim:2@1", "consistency:2"]
 "#;
 
-/// A folder with the recipe and its pictures: squares of random colours.
+/// A folder with the recipe and its pictures: squares of random colours, in the middle of those with even numbers and to
+/// the left in the others.
 pub fn workshop() -> TempDir {
     let dir = TempDir::new();
     let mut random = Random(11);
@@ -73,7 +77,8 @@ pub fn workshop() -> TempDir {
     for i in 0..PICTURES {
         let mut colour = || [0; 3].map(|_| random.below(256) as u8);
         let (inside, outside) = (colour(), colour());
-        let square = |x, y| if (4..12).contains(&x) && (4..12).contains(&y) { inside } else { outside };
+        let square =
+            |x, y| if (4..12).contains(&(x + i as u32 % 2 * 4)) && (4..12).contains(&y) { inside } else { outside };
         let picture = image::RgbImage::from_fn(16, 16, |x, y| image::Rgb(square(x, y)));
         picture.save(dir.path().join(format!("pictures/{i}.png"))).unwrap();
     }

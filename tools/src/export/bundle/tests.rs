@@ -61,6 +61,7 @@ fn manifest() -> Manifest {
             neighbours: 3,
             query_position: 0,
             exclude_self: true,
+            guidance: None,
             source: NeighbourSource::Database,
         },
         coherence: Coherence { thumbnail: false, margin: 0, position_embedding: false, previous_block: false },
