@@ -102,7 +102,8 @@ fn what_is_not_understood_is_named() {
         change(&mut graph);
         read(graph, &[output]).unwrap_err().to_string()
     };
-    let cases: [(&dyn Fn(&mut GraphProto), &str, &[&str]); 9] = [
+    type Case<'a> = (&'a dyn Fn(&mut GraphProto), &'a str, &'a [&'a str]);
+    let cases: [Case; 9] = [
         (&|_| {}, "elsewhere", &["features.onnx", "no tensor elsewhere"]),
         (&|_| {}, "unused", &["unused (Softmax)"]),
         (&|_| {}, "x", &["no tensor x"]),
