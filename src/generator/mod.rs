@@ -96,8 +96,8 @@ impl Generator {
     ///
     /// # Errors
     /// [`Error::Usage`] for options out of bounds (neighbours beyond the bundle's k, steps not within 1…T, guidance that
-    /// the bundle was not trained for, no thread); [`Error::File`] for a damaged or foreign file, or a database of too few pictures;
-    /// [`Error::Budget`] where not even one thread and one stage at a time fit the budget.
+    /// the bundle was not trained for, no thread); [`Error::File`] for a damaged or foreign file, or a database of too
+    /// few pictures; [`Error::Budget`] where not even one thread and one stage at a time fit the budget.
     pub fn open(bundle: &Bundle, options: &Options) -> Result<Self> {
         let started = Instant::now();
         if options.ram_budget.is_some() && !budget::is_counting() {
