@@ -41,6 +41,16 @@ impl Window {
         };
         Some([along(0, height)?, along(1, width)?])
     }
+
+    /// The pixel of a map of `height × width` that stands under `tap` (row by row) at `place` (row and column); `None`
+    /// outside the map.
+    pub fn pixel(&self, place: [usize; 2], tap: usize, height: usize, width: usize) -> Option<usize> {
+        let tap = [tap / self.sides[1], tap % self.sides[1]];
+        let along = |i: usize, size: usize| {
+            (place[i] * self.stride + tap[i]).checked_sub(self.before[i]).filter(|&at| at < size)
+        };
+        Some(along(0, height)? * width + along(1, width)?)
+    }
 }
 
 /// Geometry of a convolution over NHWC arrays.

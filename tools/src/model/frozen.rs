@@ -166,7 +166,6 @@ impl<B: Backend> Reader<'_, B> {
     fn node(&mut self, node: &NodeProto) -> std::result::Result<Node, String> {
         let attributes = Attributes(&node.attribute);
         let of_map = |i: usize| node.input.get(i).filter(|name| !name.is_empty());
-        let mut from = vec![];
         let layer = match node.op_type.as_str() {
             "Conv" => {
                 let (dims, weight) = self.constant(of_map(1).ok_or("has no weight")?)?;
@@ -207,9 +206,10 @@ impl<B: Backend> Reader<'_, B> {
             _ => return Err("is no convolution, ReLU, pool or concatenation of channels".into()),
         };
         let maps = if layer == Layer::Concat { node.input.len() } else { 1 };
-        for name in node.input.iter().take(maps) {
-            from.push(*self.known.get(name.as_str()).ok_or_else(|| format!("{name} is not made before it"))?);
-        }
+        let place = |name: &String| {
+            self.known.get(name.as_str()).copied().ok_or_else(|| format!("{name} is not made before it"))
+        };
+        let from: Vec<usize> = node.input.iter().take(maps).map(place).collect::<std::result::Result<_, _>>()?;
         match from.is_empty() {
             true => Err("has no input".into()),
             false => Ok(Node { name: String::new(), layer, from }),

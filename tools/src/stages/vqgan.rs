@@ -50,8 +50,7 @@ impl Run {
     fn train_vqgan_on<B: Backend>(&self, backend: &B) -> Result<()> {
         let (dataset, split) = self.dataset()?;
         // That of a later stage too: not found wanting after hours.
-        let decoder = self.recipe.decoder.as_ref().and_then(|decoder| decoder.perceptual.as_ref());
-        for settings in self.recipe.vqgan.perceptual.iter().chain(decoder) {
+        for settings in self.recipe.clone().perceptual() {
             Perceptual::open(&Cpu::default(), settings)?.check(dataset.height, dataset.width)?;
         }
         let config = &self.recipe.vqgan;

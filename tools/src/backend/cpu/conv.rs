@@ -7,7 +7,7 @@
 
 use rayon::prelude::*;
 
-use super::super::Conv;
+use super::super::{Conv, Window};
 use super::simd::{COLS, ROWS, SKIP, Tap, Tile, outer_product, product};
 
 /// Rows of the output worked on before moving to the next panel, so that their inputs stay in L2.
@@ -55,13 +55,9 @@ struct Gather {
 impl Gather {
     fn forward(g: &Conv) -> Self {
         let (out_h, out_w) = g.out_size();
-        let (stride, [above, left]) = (g.window.stride, g.window.before);
-        let source =
-            |out: usize, k: usize, pad: usize, size: usize| (out * stride + k).checked_sub(pad).filter(|&i| i < size);
         let order: Vec<u32> = (0..(out_h * out_w) as u32).collect();
-        Self::new(g, order, g.height * g.width, |pixel, ky, kx| {
-            let y = source(pixel / out_w, ky, above, g.height)?;
-            Some(y * g.width + source(pixel % out_w, kx, left, g.width)?)
+        Self::new(g, order, g.height * g.width, |place, tap| {
+            g.window.pixel([place / out_w, place % out_w], tap, g.height, g.width)
         })
     }
 
@@ -69,31 +65,26 @@ impl Gather {
     /// tiles skip the taps that do not reach them.
     fn backward(g: &Conv) -> Self {
         let (out_h, out_w) = g.out_size();
-        let (stride, [above, left]) = (g.window.stride, g.window.before);
+        let Window { sides: [_, columns], stride, before: [above, left], .. } = g.window;
         let source = |i: usize, k: usize, pad: usize, size: usize| {
             let scaled = (i + pad).checked_sub(k)?;
             (scaled % stride == 0 && scaled / stride < size).then_some(scaled / stride)
         };
         let mut order: Vec<u32> = (0..(g.height * g.width) as u32).collect();
         order.sort_by_key(|&p| (p as usize / g.width % stride, p as usize % g.width % stride));
-        Self::new(g, order, out_h * out_w, |pixel, ky, kx| {
-            let y = source(pixel / g.width, ky, above, out_h)?;
-            Some(y * out_w + source(pixel % g.width, kx, left, out_w)?)
+        Self::new(g, order, out_h * out_w, |pixel, tap| {
+            let y = source(pixel / g.width, tap / columns, above, out_h)?;
+            Some(y * out_w + source(pixel % g.width, tap % columns, left, out_w)?)
         })
     }
 
-    fn new(
-        g: &Conv,
-        order: Vec<u32>,
-        source_pixels: usize,
-        source: impl Fn(usize, usize, usize) -> Option<usize>,
-    ) -> Self {
-        let (taps, columns) = (g.taps(), g.window.sides[1]);
+    fn new(g: &Conv, order: Vec<u32>, source_pixels: usize, source: impl Fn(usize, usize) -> Option<usize>) -> Self {
+        let taps = g.taps();
         assert!(taps <= MAX_TAPS, "a kernel has at most {MAX_TAPS} taps");
         let sources = order
             .iter()
             .flat_map(|&pixel| (0..taps).map(move |tap| (pixel as usize, tap)))
-            .map(|(pixel, tap)| source(pixel, tap / columns, tap % columns).map_or(SKIP, |s| s as u32))
+            .map(|(pixel, tap)| source(pixel, tap).map_or(SKIP, |s| s as u32))
             .collect();
         Self { order, sources, taps, source_pixels }
     }

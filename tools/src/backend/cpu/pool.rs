@@ -2,27 +2,16 @@
 
 use rayon::prelude::*;
 
-use super::super::{Pool, Window};
+use super::super::Pool;
 
-/// The pixels of the map that the window at (`y`, `x`) sees, row by row.
-fn seen(g: &Pool, y: usize, x: usize) -> impl Iterator<Item = usize> + use<> {
-    let Window { sides, stride, before, .. } = g.window;
-    let (height, width) = (g.plane.height, g.plane.width);
-    let along = move |i: usize, place: usize, size: usize| {
-        let first = place * stride;
-        first.saturating_sub(before[i])..(first + sides[i]).saturating_sub(before[i]).min(size)
-    };
-    let columns = along(1, x, width);
-    along(0, y, height).flat_map(move |row| columns.clone().map(move |column| row * width + column))
-}
-
-/// Calls `work` with the index of every window in a sample and its pixels.
+/// Calls `work` with the index of every window in a sample and its pixels in the map, row by row.
 fn for_windows(g: &Pool, mut work: impl FnMut(usize, &[usize])) {
     let (out_h, out_w) = g.out_size();
     let mut pixels = Vec::with_capacity(g.window.taps());
     for place in 0..out_h * out_w {
         pixels.clear();
-        pixels.extend(seen(g, place / out_w, place % out_w));
+        let pixel = |tap| g.window.pixel([place / out_w, place % out_w], tap, g.plane.height, g.plane.width);
+        pixels.extend((0..g.window.taps()).filter_map(pixel));
         work(place, &pixels);
     }
 }

@@ -52,6 +52,23 @@ extern "C" __global__ void patches_bf16(unsigned n, unsigned height, unsigned wi
                                         x, out))
 }
 
+// Calls work(tap, place) for every place on the map, of out_h × out_w, from which a window sees pixel (row, col), tap by
+// tap in order.
+template <typename Work>
+static __device__ __forceinline__ void for_places(unsigned row, unsigned col, unsigned rows, unsigned columns,
+                                                  unsigned stride, unsigned above, unsigned left, unsigned out_h,
+                                                  unsigned out_w, Work work) {
+    for (unsigned ky = 0; ky < rows; ky++) {
+        unsigned down = row + above - ky;
+        if (row + above < ky || down % stride != 0 || down / stride >= out_h) continue;
+        for (unsigned kx = 0; kx < columns; kx++) {
+            unsigned right = col + left - kx;
+            if (col + left < kx || right % stride != 0 || right / stride >= out_w) continue;
+            work(ky * columns + kx, down / stride * out_w + right / stride);
+        }
+    }
+}
+
 // The adjoint of gather_patches: out[n,y,x,c] is the sum of all places where that pixel stands in grad, tap by tap;
 // n counts elements of out.
 template <int N, typename From>
@@ -63,18 +80,11 @@ static __device__ void sum_patches(unsigned n, unsigned height, unsigned width, 
         unsigned c = pack * N % channels, pixel = pack * N / channels;
         unsigned col = pixel % width, row = pixel / width % height, sample = pixel / (width * height);
         float sums[N] = {};
-        for (unsigned ky = 0; ky < rows; ky++) {
-            unsigned down = row + above - ky;
-            if (row + above < ky || down % stride != 0 || down / stride >= out_h) continue;
-            for (unsigned kx = 0; kx < columns; kx++) {
-                unsigned right = col + left - kx;
-                if (col + left < kx || right % stride != 0 || right / stride >= out_w) continue;
-                unsigned patch = (sample * out_h + down / stride) * out_w + right / stride;
-                Pack<From, N> from =
-                    *(const Pack<From, N>*)(grad + patch * depth + (ky * columns + kx) * channels + c);
-                for (int v = 0; v < N; v++) sums[v] += load(from.values + v);
-            }
-        }
+        for_places(row, col, rows, columns, stride, above, left, out_h, out_w, [&](unsigned tap, unsigned place) {
+            const From* patch = grad + (sample * out_h * out_w + place) * depth;
+            Pack<From, N> from = *(const Pack<From, N>*)(patch + tap * channels + c);
+            for (int v = 0; v < N; v++) sums[v] += load(from.values + v);
+        });
         Pack<act, N> to;
         for (int v = 0; v < N; v++) store(to.values + v, sums[v]);
         *(Pack<act, N>*)(out + pack * N) = to;

@@ -51,18 +51,12 @@ extern "C" __global__ void pool_grad(unsigned n, unsigned height, unsigned width
         unsigned col = pixel % width, row = pixel / width % height, sample = pixel / (width * height);
         const act* map = x + sample * height * width * channels + c;
         float sum = 0.0f;
-        for (unsigned ky = 0; ky < rows; ky++) {
-            unsigned top = row + above - ky;
-            if (row + above < ky || top % stride != 0 || top / stride >= out_h) continue;
-            for (unsigned kx = 0; kx < columns; kx++) {
-                unsigned start = col + left - kx;
-                if (col + left < kx || start % stride != 0 || start / stride >= out_w) continue;
-                unsigned place = (sample * out_h + top / stride) * out_w + start / stride;
-                Pooled pooled = look(height, width, channels, rows, columns, top, start, above, left, map);
-                float share = mean ? 1.0f / pooled.seen : pooled.at == row * width + col ? 1.0f : 0.0f;
-                sum += share * load(grad + place * channels + c);
-            }
-        }
+        for_places(row, col, rows, columns, stride, above, left, out_h, out_w, [&](unsigned, unsigned place) {
+            Pooled pooled = look(height, width, channels, rows, columns, place / out_w * stride,
+                                 place % out_w * stride, above, left, map);
+            float share = mean ? 1.0f / pooled.seen : pooled.at == row * width + col ? 1.0f : 0.0f;
+            sum += share * load(grad + (sample * out_h * out_w + place) * channels + c);
+        });
         store(out + i, sum);
     }
 }
