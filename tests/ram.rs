@@ -109,6 +109,12 @@ fn a_budget_is_kept_or_refused() {
         [(Residency::Together, None), (Residency::StageByStage, None), (Residency::Together, Some(46))]
     );
     assert_eq!(order.last(), Some(&(Residency::StageByStage, Some(24))));
+    // What the decoder would work in is not taken to find out that it is too much.
+    let (before, [_, decode]) = (budget::live_bytes(), plans[1].stages);
+    budget::reset_peak();
+    let refused = draw(&local, &Options { ram_budget: Some(100_000), ..Options::default() });
+    assert!(matches!(refused, Err(Error::Budget { .. })));
+    assert!(budget::peak_bytes() < before + decode.held / 2, "{} from {before}", budget::peak_bytes());
 
     files_beyond_the_budget_are_not_held(&bundle);
 }

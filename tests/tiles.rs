@@ -75,7 +75,9 @@ fn what_tiles_take_is_told_before_it_is_taken() {
     let input = values(&mut Random(7), &network);
     let mut needs = vec![];
     for side in [None, Some(64), Some(32), Some(16), Some(5)] {
-        side.map(|side| network.cut(side).unwrap());
+        if let Some(side) = side {
+            network.cut(side).unwrap();
+        }
         let told = network.workspace_bytes().unwrap() + network.tile_bytes();
         let (_, grown) = growth(|| network.run_tiles(&input, &mut |_, _| {}).unwrap());
         // The list of memory that runs have left.

@@ -50,7 +50,7 @@ pub enum Engine {
 
 /// An engine, loaded.
 enum Runner {
-    Own(OwnRunner),
+    Own(Box<OwnRunner>),
     Tract(Arc<TypedSimplePlan>),
 }
 
@@ -86,7 +86,7 @@ impl Network {
 
     fn of_onnx(file: &FileBytes, path: &Path, entry: &NetworkEntry) -> Result<Self> {
         Self::load_by(file, path, entry, |proto| match lower::lower(&proto, entry) {
-            Ok(program) => Ok(Runner::Own(OwnRunner::new(program, false))),
+            Ok(program) => Ok(Runner::Own(Box::new(OwnRunner::new(program, false)))),
             Err(why) => {
                 log::info!("{}: run by tract, since {why}", path.display());
                 optimize(proto)
@@ -117,7 +117,7 @@ impl Network {
         let path = container.path().to_owned();
         Self::with(&path, entry, || {
             let program = packed::read(container, entry, onnx)?;
-            Ok(Runner::Own(OwnRunner::new(program, true)))
+            Ok(Runner::Own(Box::new(OwnRunner::new(program, true))))
         })
     }
 
@@ -195,15 +195,15 @@ impl Network {
 
     fn tiling(&self) -> Option<(&OwnRunner, &Tiling)> {
         match &self.runner {
-            Runner::Own(runner) => runner.tiling.as_ref().map(|tiling| (runner, tiling)),
+            Runner::Own(runner) => runner.tiling.as_ref().map(|tiling| (&**runner, tiling)),
             Runner::Tract(_) => None,
         }
     }
 
     /// What computes this network.
     pub fn engine(&self) -> Engine {
-        match self.runner {
-            Runner::Own(OwnRunner { is_packed: true, .. }) => Engine::Packed,
+        match &self.runner {
+            Runner::Own(own) if own.is_packed => Engine::Packed,
             Runner::Own(_) => Engine::Own,
             Runner::Tract(_) => Engine::Tract,
         }

@@ -44,17 +44,12 @@ fn a_tile_is_computed_from_what_it_depends_on_and_no_more() {
         // None of it is for nothing, but for the edges of the picture: with other values in the outermost row or column on
         // any side, the tile is another. They are large, since what has come so far is nearly rounded away.
         let Window { top, left, height, width } = tile.input;
-        let inner: [(bool, fn(usize, usize, Window) -> bool); 4] = [
-            (top > 0, |y, _, _| y == 0),
-            (left > 0, |_, x, _| x == 0),
-            (top + height < input.height, |y, _, w| y + 1 == w.height),
-            (left + width < input.width, |_, x, w| x + 1 == w.width),
-        ];
-        for (_, is_edge) in inner.into_iter().filter(|(is_inner, _)| *is_inner) {
+        let inner = [top > 0, left > 0, top + height < input.height, left + width < input.width];
+        let is_edge = |y: usize, x: usize| [y == 0, x == 0, y + 1 == height, x + 1 == width];
+        for edge in (0..4).filter(|&edge| inner[edge]) {
             let mut other = seen.clone();
             for (i, value) in other.iter_mut().enumerate() {
-                let (y, x) = (i / width % height, i % width);
-                *value = if is_edge(y, x, tile.input) { 1e4 } else { *value };
+                *value = if is_edge(i / width % height, i % width)[edge] { 1e4 } else { *value };
             }
             assert!(
                 run(&tile.program, &other, len) != cut_out(&whole, output, window),
