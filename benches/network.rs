@@ -1,15 +1,20 @@
-//! Time of one run of each network of a bundle, by our own operators and by tract: `cargo bench --bench network`.
-//! The bundle is `models/avatars64`, or the folder in `RISSOLE_MODEL`. With `-- --json`, one JSON object a network.
+//! Time of one run of each network of a bundle, by our own operators and by tract, and of the decoder in tiles, with the
+//! heap that it takes: `cargo bench --bench network`. The bundle is `models/avatars64`, or the folder in
+//! `RISSOLE_MODEL`. With `-- --json`, one JSON object a line.
 //!
-//! Both run in turn, on one thread, a batch of runs at a time; printed are medians of the batches' processor time for
+//! All run in turn, on one thread, a batch of runs at a time; printed are medians of the batches' processor time for
 //! one run, which other programs disturb less than the time of day.
 
 use std::hint::black_box;
 use std::time::Instant;
 
+use rissole::budget::{self, CountingAllocator};
 use rissole::bundle::manifest::NetworkEntry;
 use rissole::network::{Engine, Network};
 use rissole::{Bundle, Result};
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Batches, and time that one should take: Linux brings processor time up to date every few milliseconds.
 const BATCHES: usize = 15;
@@ -24,7 +29,8 @@ fn main() -> Result<()> {
     if !is_json {
         println!("{:<18} {:>9} {:>9} {:>7}", "network", "ours ms", "tract ms", "ratio");
     }
-    all.into_iter().chain(&networks.encoder).try_for_each(|entry| compare(&bundle, entry, is_json))
+    all.into_iter().chain(&networks.encoder).try_for_each(|entry| compare(&bundle, entry, is_json))?;
+    tiles(&bundle, is_json)
 }
 
 fn compare(bundle: &Bundle, entry: &NetworkEntry, is_json: bool) -> Result<()> {
@@ -38,23 +44,78 @@ fn compare(bundle: &Bundle, entry: &NetworkEntry, is_json: bool) -> Result<()> {
         ours.input_lens().map(|len| (0..len).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect()).collect();
     let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
     let mut out = vec![0.0; ours.output_len()];
-    let mut times = [vec![], vec![]];
-    for _ in 0..BATCHES {
-        for (network, times) in [&ours, &tract].into_iter().zip(&mut times) {
-            let (started, mut runs) = (Clock::now(), 0);
-            while started.elapsed_ms() < BATCH_MS {
-                network.run(black_box(&inputs), black_box(&mut out))?;
-                runs += 1;
-            }
-            times.push(started.elapsed_ms() / f64::from(runs));
-        }
-    }
-    let [ours, tract] = times.map(median);
+    let mut run = |network: &Network| network.run(black_box(&inputs), black_box(&mut out));
+    let times = medians(&[&ours, &tract], &mut run)?;
+    let (ours, tract) = (times[0], times[1]);
     match is_json {
         true => println!("{}", serde_json::json!({"network": entry.file, "ours": ours, "tract": tract})),
         false => println!("{:<18} {ours:>9.3} {tract:>9.3} {:>7.2}", entry.file, tract / ours),
     }
     Ok(())
+}
+
+/// Smallest tiles, in pixels.
+const SMALLEST_TILE: usize = 16;
+
+/// The decoder at once and in smaller and smaller tiles, its weights in place in the packed file where there is one.
+fn tiles(bundle: &Bundle, is_json: bool) -> Result<()> {
+    let entry = &bundle.manifest.networks.decoder;
+    let longer = bundle.manifest.image.width.max(bundle.manifest.image.height);
+    let (mut sides, mut networks) = (vec![], vec![]);
+    let halved = |side: &usize| Some(side.div_ceil(2)).filter(|side| *side >= SMALLEST_TILE);
+    for side in std::iter::successors(Some(longer), halved) {
+        let mut network = Network::open(bundle, entry)?;
+        // The first is the whole.
+        if !sides.is_empty()
+            && let Err(why) = network.cut(side)
+        {
+            eprintln!("{:<18} not in tiles: {why}", entry.file);
+            return Ok(());
+        }
+        sides.push(side);
+        networks.push(network);
+    }
+    let input: Vec<f32> =
+        (0..networks[0].input_lens().sum()).map(|i: usize| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+    let mut run = |network: &Network| {
+        network.run_tiles(black_box(&input), &mut |_, values| {
+            black_box(values);
+        })
+    };
+    let mut heaps = vec![];
+    for network in &networks {
+        let before = budget::live_bytes();
+        let (ran, peak) = budget::peak_of(|| run(network));
+        ran?;
+        heaps.push(peak - before);
+    }
+    let times = medians(&networks.iter().collect::<Vec<_>>(), &mut run)?;
+    if !is_json {
+        println!("\n{:<18} {:>9} {:>9} {:>7}", "in tiles of", "heap KiB", "ms", "ratio");
+    }
+    for ((side, heap), time) in sides.iter().zip(heaps).zip(&times) {
+        match is_json {
+            true => println!("{}", serde_json::json!({"network": entry.file, "tile": side, "heap": heap, "ms": time})),
+            false => println!("{:<18} {:>9} {time:>9.3} {:>7.2}", side, heap / 1024, time / times[0]),
+        }
+    }
+    Ok(())
+}
+
+/// Milliseconds that each network takes for one `run`, all in turn.
+fn medians(networks: &[&Network], run: &mut dyn FnMut(&Network) -> Result<()>) -> Result<Vec<f64>> {
+    let mut times = vec![vec![]; networks.len()];
+    for _ in 0..BATCHES {
+        for (network, times) in networks.iter().zip(&mut times) {
+            let (started, mut runs) = (Clock::now(), 0);
+            while started.elapsed_ms() < BATCH_MS {
+                run(network)?;
+                runs += 1;
+            }
+            times.push(started.elapsed_ms() / f64::from(runs));
+        }
+    }
+    Ok(times.into_iter().map(median).collect())
 }
 
 /// The processor time of this thread where Linux tells it, else the time of day.

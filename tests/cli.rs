@@ -291,6 +291,8 @@ fn the_plan_that_is_shown_is_the_one_that_is_kept() {
     let all = shown("");
     let needs: Vec<u64> = all["needs"].as_array().unwrap().iter().map(|needs| needs.as_u64().unwrap()).collect();
     assert_eq!((needs.len(), &all["taken"]), (6, &json!(0)));
+    assert_eq!(all["untiled"], "it is run by tract");
+    assert!(desk.ok("inspect model --plan").stdout.contains("the decoder is not run in tiles: it is run by tract"));
     let least = *needs.iter().min().unwrap();
     // A process is not laid out like the next: some spare.
     let roomy = least + (16 << 10);

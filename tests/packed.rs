@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use common::counting::{Counting, growth};
-use common::{Random, TempDir, graphs};
+use common::{Random, TempDir, graphs, onnx};
 use container::edit_section;
 use rissole::bundle::manifest::{FileEntry, NetworkEntry};
 use rissole::bundle::packed_name;
@@ -31,8 +31,11 @@ struct Packed {
 
 impl Packed {
     fn new(seed: u64) -> Self {
+        Self::of(graphs::random(seed))
+    }
+
+    fn of((entry, graph): (NetworkEntry, onnx::Graph)) -> Self {
         let dir = TempDir::new();
-        let (entry, graph) = graphs::random(seed);
         let bytes = graph.bytes();
         let hash = blake3::hash(&bytes).to_hex().to_string();
         fs::write(dir.path().join(ONNX), bytes).unwrap();
@@ -135,11 +138,17 @@ fn numbers(value: &Value, path: &str, found: &mut Vec<String>) {
 }
 
 /// Each number of a program with right checksums replaced by others. What is loaded all the same must run, or give a
-/// number that is none; nothing may panic within or take more memory than the network is worth.
+/// number that is none, in tiles too; nothing may panic within or take more memory than the network is worth.
 #[test]
 fn a_program_that_lies_is_refused_or_harmless() {
+    lie_to(&Packed::new(1));
+    let weights =
+        |(_, graph): &(_, onnx::Graph)| graph.proto.initializer.iter().map(|w| w.raw_data.len()).sum::<usize>();
+    lie_to(&Packed::of((0..20).map(graphs::local).min_by_key(weights).unwrap()));
+}
+
+fn lie_to(packed: &Packed) {
     let (mut refused, mut harmless) = (0, 0);
-    let packed = Packed::new(1);
     let sound = fs::read(packed.path()).unwrap();
     let mut text = vec![];
     edit_section(&packed.path(), b"prog", 0, |bytes| text = bytes.clone());
@@ -155,7 +164,13 @@ fn a_program_that_lies_is_refused_or_harmless() {
             *lie.pointer_mut(&path).unwrap() = new.into();
             fs::write(packed.path(), &sound).unwrap();
             edit_section(&packed.path(), b"prog", 0, |bytes| *bytes = serde_json::to_vec(&lie).unwrap());
-            let (result, grown) = growth(|| packed.load().and_then(|network| network.warm_up()));
+            let (result, grown) = growth(|| {
+                let mut network = packed.load()?;
+                network.warm_up()?;
+                // Cut or whole.
+                let _ = network.cut(5);
+                network.warm_up()
+            });
             assert!(grown < 8 << 20, "{path} = {new}: {grown} bytes");
             match result {
                 Ok(()) => harmless += 1,

@@ -4,6 +4,7 @@ mod common;
 #[path = "common/container.rs"]
 mod container;
 
+use std::fs;
 use std::path::Path;
 
 use common::{TempDir, bundle, manifest};
@@ -12,7 +13,7 @@ use rissole::budget::{self, CountingAllocator};
 use rissole::bundle::Storage;
 use rissole::bundle::manifest::{Coherence, NeighbourSource};
 use rissole::container::{SectionId, source, write};
-use rissole::generator::{Event, Generator, Options, Picture, Query};
+use rissole::generator::{Event, Generator, Options, Picture, Plan, Query, Residency};
 use rissole::index::FrozenIndex;
 use rissole::store::{BlockDatabase, DatabaseContents};
 use rissole::{Bundle, Error, Result};
@@ -103,7 +104,56 @@ fn a_budget_is_kept_or_refused() {
     assert_eq!(previews, 0);
     assert_eq!(second.latent.len(), first.latent.len());
 
+    let plans = every_plan_draws_the_same_picture(&shipped, &options);
+    assert!(plans.len() >= 4, "{plans:#?}");
+    // One whose decoder is the largest, on 38×45 cells.
+    let wide = TempDir::new();
+    let wide_manifest = common::manifest_of(coherence, NeighbourSource::Database, [38, 45]);
+    let mut local = common::bundle(wide.path(), wide_manifest);
+    let entry = &local.manifest.networks.decoder;
+    let graph = common::onnx::local_decoder(entry, local.manifest.latent.downsampling, 96);
+    fs::write(local.path_of(&entry.file), graph.bytes()).unwrap();
+    local = common::list_files(wide.path(), local.manifest);
+    let plans = every_plan_draws_the_same_picture(&local, &Options::default());
+    let order: Vec<_> = plans.iter().map(|plan| (plan.residency, plan.tile)).collect();
+    assert_eq!(
+        order[..3],
+        [(Residency::Together, None), (Residency::StageByStage, None), (Residency::Together, Some(46))]
+    );
+    assert_eq!(order.last(), Some(&(Residency::StageByStage, Some(24))));
+    // What the decoder would work in is not taken to find out that it is too much.
+    let (before, [_, decode]) = (budget::live_bytes(), plans[1].stages);
+    budget::reset_peak();
+    let refused = draw(&local, &Options { ram_budget: Some(100_000), ..Options::default() });
+    assert!(matches!(refused, Err(Error::Budget { .. })));
+    assert!(budget::peak_bytes() < before + decode.held / 2, "{} from {before}", budget::peak_bytes());
+
     files_beyond_the_budget_are_not_held(&bundle);
+}
+
+/// With what a plan needs as the budget, that plan is taken, kept to, and no pixel differs, previews' neither.
+fn every_plan_draws_the_same_picture(bundle: &Bundle, options: &Options) -> Vec<Plan> {
+    let free = draw(bundle, options).unwrap();
+    let plans = Generator::plans(bundle, options).unwrap();
+    for plan in &plans {
+        budget::reset_peak();
+        // For the plans themselves.
+        let allowed = plan.needs() + 4096;
+        let tight = Options { ram_budget: Some(allowed), ..options.clone() };
+        let mut generator = Generator::open(bundle, &tight).unwrap();
+        let mut previews = 0;
+        let drawn = generator.generate(7, &Query::Random, &mut |event: Event<'_>| {
+            if let Event::Block { preview, .. } = event {
+                previews += usize::from(preview.picture()?.is_some());
+            }
+            Ok(())
+        });
+        assert_eq!(drawn.unwrap().image, free.image, "{plan}");
+        assert!(budget::peak_bytes() <= allowed, "peak {} of {allowed}: {plan}", budget::peak_bytes());
+        assert_eq!(previews > 0, plan.residency == Residency::Together, "{plan}");
+        assert_eq!(generator.decode(&free.latent).unwrap(), free.image, "{plan}");
+    }
+    plans
 }
 
 /// What is held as a whole though nothing is mapped is counted before it is read: codebooks, nodes of upper levels. So is

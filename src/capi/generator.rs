@@ -210,7 +210,8 @@ pub unsafe extern "C" fn rissole_request_init(request: *mut Request) {
 }
 
 /// The least `ram_budget` with which a generator with `options` can be opened now: bytes of heap that it needs, with
-/// what the library holds already. Loads the networks one by one to find out. `options` may be NULL for the usual ones. Any
+/// what the library holds already: one thread, one network at a time, the picture decoded in small tiles where the decoder
+/// allows. Loads the networks one by one to find out. `options` may be NULL for the usual ones. Any
 /// thread, one at a time.
 ///
 /// # Safety
@@ -235,9 +236,9 @@ pub unsafe extern "C" fn rissole_plan(
     }
 }
 
-/// Opens a generator of `model` and puts it into `*generator`, which becomes NULL on failure: loads the networks and
-/// runs each once. `options` may be NULL for the usual ones. RISSOLE_STATUS_BUDGET where they do not fit `ram_budget`
-/// even one at a time. Close it with rissole_generator_close. Any thread.
+/// Opens a generator of `model` and puts it into `*generator`, which becomes NULL on failure: loads the networks,
+/// one by one under a budget. `options` may be NULL for the usual ones. Within `ram_budget` it takes the fastest way of drawing that
+/// fits, all of which give the same pixels; RISSOLE_STATUS_BUDGET where none does: see rissole_plan. Close it with rissole_generator_close. Any thread.
 ///
 /// # Safety
 /// `model` is NULL or open; `options` is NULL or has `struct_size` bytes; `generator` is NULL or points to a pointer;

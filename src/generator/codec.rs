@@ -5,7 +5,7 @@ use image::RgbImage;
 use crate::bundle::manifest::ImageSize;
 use crate::error::{Error, Result};
 use crate::latent::LatentShape;
-use crate::network::Network;
+use crate::network::{Network, Window};
 
 /// Turns latents into pictures.
 #[derive(Debug, Clone, Copy)]
@@ -24,16 +24,17 @@ impl Decoder<'_> {
             let (found, wanted) = (latent.len(), self.shape.len());
             return Err(Error::Usage(format!("a latent of {found} values, the bundle's has {wanted}")));
         }
-        let mut planes = vec![0.0; self.network.output_len()];
+        let mut picture = black(self.size)?;
+        let mut put = |window: Window, planes: &[f32]| put_planes(planes, window, &mut picture);
         match self.codebook {
             Some(codebook) => {
                 let mut latent = latent.to_vec();
                 snap(&mut latent, self.shape, codebook);
-                self.network.run(&[&latent], &mut planes)?;
+                self.network.run_tiles(&latent, &mut put)?;
             }
-            None => self.network.run(&[latent], &mut planes)?,
+            None => self.network.run_tiles(latent, &mut put)?,
         }
-        from_planes(&planes, self.size)
+        Ok(picture)
     }
 }
 
@@ -79,14 +80,23 @@ fn to_planes(image: &RgbImage) -> Vec<f32> {
     (0..3).flat_map(|c| bytes[c..].iter().step_by(3).map(|&v| f32::from(v) / 127.5 - 1.0)).collect()
 }
 
-/// The image of planes R, G, B in −1…1; what lies outside is clipped.
-fn from_planes(planes: &[f32], ImageSize { width, height }: ImageSize) -> Result<RgbImage> {
-    let pixels = width * height;
-    let byte = |v: f32| ((v + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
-    let bytes = (0..3 * pixels).map(|i| byte(planes[i % 3 * pixels + i / 3])).collect();
+/// A picture to decode into.
+fn black(ImageSize { width, height }: ImageSize) -> Result<RgbImage> {
     let too_large = || Error::Usage(format!("an image of {width}×{height} pixels is too large"));
     let (Ok(w), Ok(h)) = (u32::try_from(width), u32::try_from(height)) else { return Err(too_large()) };
-    RgbImage::from_raw(w, h, bytes).ok_or_else(too_large)
+    RgbImage::from_raw(w, h, vec![0; 3 * width * height]).ok_or_else(too_large)
+}
+
+/// Puts planes R, G, B in −1…1 into `window` of a picture; what lies outside is clipped.
+fn put_planes(planes: &[f32], window: Window, picture: &mut RgbImage) {
+    let Window { top, left, height, width } = window;
+    let byte = |v: f32| ((v + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
+    let (pixels, row) = (width * height, 3 * picture.width() as usize);
+    for (y, bytes) in picture.chunks_exact_mut(row).skip(top).take(height).enumerate() {
+        for (i, out) in bytes[3 * left..][..3 * width].iter_mut().enumerate() {
+            *out = byte(planes[i % 3 * pixels + y * width + i / 3]);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -100,12 +110,26 @@ mod tests {
         let planes = to_planes(&image);
         assert!(planes.iter().all(|v| (-1.0..=1.0).contains(v)));
         assert_eq!(planes[0], -1.0);
-        assert_eq!(from_planes(&planes, size).unwrap(), image);
+        assert_eq!(of_planes(&planes, size), image);
+        // Put together from two tiles, side by side.
+        let mut picture = black(size).unwrap();
+        for left in [0, 5] {
+            let window = Window { top: 0, left, height: 4, width: if left == 0 { 5 } else { 3 } };
+            let rows = planes.chunks_exact(8).flat_map(|row| row[left..][..window.width].to_vec());
+            put_planes(&rows.collect::<Vec<_>>(), window, &mut picture);
+        }
+        assert_eq!(picture, image);
+    }
+
+    fn of_planes(planes: &[f32], size: ImageSize) -> RgbImage {
+        let mut picture = black(size).unwrap();
+        put_planes(planes, Window { top: 0, left: 0, height: size.height, width: size.width }, &mut picture);
+        picture
     }
 
     #[test]
     fn values_out_of_range_are_clipped() {
-        let image = from_planes(&[-3.0, 0.0, 7.0], ImageSize { width: 1, height: 1 }).unwrap();
+        let image = of_planes(&[-3.0, 0.0, 7.0], ImageSize { width: 1, height: 1 });
         assert_eq!(image.as_raw(), &[0, 128, 255]);
     }
 

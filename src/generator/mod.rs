@@ -92,12 +92,14 @@ impl Opened {
 }
 
 impl Generator {
-    /// Opens database, index and networks of `bundle`, and runs each network once: what comes back can draw.
+    /// Opens database, index and networks of `bundle`, under a budget in the fastest way of drawing that fits it: what
+    /// comes back can draw.
     ///
     /// # Errors
     /// [`Error::Usage`] for options out of bounds (neighbours beyond the bundle's k, steps not within 1…T, guidance that
     /// the bundle was not trained for, no thread); [`Error::File`] for a damaged or foreign file, or a database of too
-    /// few pictures; [`Error::Budget`] where not even one thread and one stage at a time fit the budget.
+    /// few pictures; [`Error::Budget`] where not even one thread, one stage at a time and the smallest tiles fit the
+    /// budget.
     pub fn open(bundle: &Bundle, options: &Options) -> Result<Self> {
         let started = Instant::now();
         if options.ram_budget.is_some() && !budget::is_counting() {
@@ -108,6 +110,7 @@ impl Generator {
         let mut networks = match budget {
             Some(budget) => {
                 let plan = fitting(&opened.plans(bundle)?, budget)?;
+                log::info!("drawn {plan}: {} bytes of {budget} at most", plan.needs());
                 opened.settings.threads = plan.threads;
                 Networks::planned(bundle, budget, opened.load(plan.threads), &plan)
             }
@@ -118,7 +121,8 @@ impl Generator {
     }
 
     /// The ways in which `bundle` can be drawn from with `options`, best first; the first that fits a budget is the
-    /// one that [`Self::open`] takes. Loads the networks one by one to find out.
+    /// one that [`Self::open`] takes. Loads the networks one by one to find out; takes the memory for a run of those
+    /// alone that tract runs.
     ///
     /// # Errors
     /// As [`Self::open`] without a budget; [`Error::Usage`] where this program does not count what it allocates.

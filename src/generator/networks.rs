@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::plan::{Plan, Residency, Trial};
+use super::plan::{Decoding, Plan, Residency, Trial};
 use crate::budget;
 use crate::bundle::Bundle;
 use crate::bundle::manifest::NetworkEntry;
@@ -30,8 +30,10 @@ pub(super) struct Load {
     pub workers: usize,
     /// Bytes that the walk itself holds while it samples.
     pub walk: u64,
-    /// Bytes of a picture on its way through encoder or decoder.
+    /// Bytes of a picture and its latents on their way through encoder or decoder.
     pub picture: u64,
+    /// Bytes of the picture in `f32`.
+    pub planes: u64,
 }
 
 /// The networks of a bundle, loaded when they are needed.
@@ -42,6 +44,8 @@ pub(super) struct Networks {
     load: Load,
     /// Whether conditioner, denoiser and decoder fit together.
     together: bool,
+    /// Side of the tiles that are decoded, where they are.
+    tile: Option<usize>,
     /// Whether the encoder has been found to fit.
     encoder_fits: bool,
     conditioner: Option<Network>,
@@ -87,7 +91,7 @@ impl Networks {
     /// # Errors
     /// As [`Network::open`] and [`Network::run`].
     pub fn open(bundle: &Bundle, load: Load) -> Result<Self> {
-        let mut networks = Self::new(bundle, None, load, true);
+        let mut networks = Self::new(bundle, None, load, true, None);
         networks.hold(Stage::Sample)?;
         networks.hold(Stage::Decode)?;
         let held = [&networks.conditioner, &networks.denoiser, &networks.decoder];
@@ -97,15 +101,16 @@ impl Networks {
 
     /// The networks of `bundle`, loaded as `plan` says when they are needed, within `budget` bytes.
     pub fn planned(bundle: &Bundle, budget: u64, load: Load, plan: &Plan) -> Self {
-        Self::new(bundle, Some(budget), load, plan.residency == Residency::Together)
+        Self::new(bundle, Some(budget), load, plan.residency == Residency::Together, plan.tile)
     }
 
-    fn new(bundle: &Bundle, budget: Option<u64>, load: Load, together: bool) -> Self {
+    fn new(bundle: &Bundle, budget: Option<u64>, load: Load, together: bool, tile: Option<usize>) -> Self {
         Self {
             bundle: bundle.clone(),
             budget,
             load,
             together,
+            tile,
             encoder_fits: false,
             conditioner: None,
             denoiser: None,
@@ -126,14 +131,18 @@ impl Networks {
         if stage == Stage::Encode {
             self.check_encoder()?;
         }
-        let Self { bundle, conditioner, denoiser, decoder, encoder, .. } = self;
+        let Self { bundle, together, tile, conditioner, denoiser, decoder, encoder, .. } = self;
         let entries = &bundle.manifest.networks;
         match stage {
             Stage::Sample => {
                 ensure(conditioner, bundle, &entries.conditioner)?;
                 ensure(denoiser, bundle, &entries.denoiser)?;
+                // For previews.
+                if *together {
+                    ensure_decoder(decoder, bundle, *tile)?;
+                }
             }
-            Stage::Decode => ensure(decoder, bundle, &entries.decoder)?,
+            Stage::Decode => ensure_decoder(decoder, bundle, *tile)?,
             Stage::Encode => ensure(encoder, bundle, encoder_entry(bundle)?)?,
         }
         self.seconds += started.elapsed().as_secs_f64();
@@ -165,8 +174,9 @@ impl Networks {
         let entry = encoder_entry(&self.bundle)?.clone();
         if self.budget.is_some() && !self.encoder_fits {
             let base = budget::live_bytes();
-            let cost = measure(&self.bundle, &entry)?;
-            let needs = base.saturating_add(cost.held(1)).saturating_add(cost.peak(1, self.load.picture));
+            let (_, cost) = measure(&self.bundle, &entry)?;
+            let picture = self.load.picture.saturating_add(self.load.planes);
+            let needs = base.saturating_add(cost.held(1)).saturating_add(cost.peak(1, picture));
             budget::check(needs, self.budget)?;
             self.encoder_fits = true;
         }
@@ -190,37 +200,88 @@ impl Networks {
     }
 }
 
-/// What conditioner, denoiser and decoder of `bundle` take: each is loaded, made ready for a run and let go.
+/// Sides of the smallest tiles, in pixels: smaller ones would be mostly overlap.
+const SMALLEST_TILE: usize = 16;
+
+/// What conditioner, denoiser and decoder of `bundle` take: each is loaded, asked what a run of it takes, or run where it
+/// cannot tell, and let go.
 ///
 /// # Errors
 /// As [`Network::open`] and [`Network::run`].
 pub(super) fn try_out(bundle: &Bundle) -> Result<Trial> {
     let base = budget::live_bytes() + SUNDRIES;
     let entries = &bundle.manifest.networks;
-    let sampling = [measure(bundle, &entries.conditioner)?, measure(bundle, &entries.denoiser)?];
-    Ok(Trial { base, sampling, decoding: measure(bundle, &entries.decoder)? })
+    let alone = |entry| measure(bundle, entry).map(|(_, cost)| cost);
+    let sampling = [alone(&entries.conditioner)?, alone(&entries.denoiser)?];
+    Ok(Trial { base, sampling, decoding: try_decoding(bundle)? })
 }
 
-/// Loads a network, makes it ready for a run and lets it go.
-fn measure(bundle: &Bundle, entry: &NetworkEntry) -> Result<Measured> {
+/// What the decoder takes, at once and in tiles.
+fn try_decoding(bundle: &Bundle) -> Result<Vec<Decoding>> {
+    let entry = &bundle.manifest.networks.decoder;
+    let (mut network, whole) = measure(bundle, entry)?;
+    let passing = |network: &Network, run: u64| run.saturating_add(network.tile_bytes());
+    let mut ways = vec![Decoding { tile: None, cost: Measured { run: passing(&network, whole.run), ..whole } }];
+    let uncut = budget::live_bytes();
+    for side in tile_sides(bundle) {
+        let (cut, peak) = budget::peak_of(|| network.cut(side));
+        if let Err(why) = cut {
+            log::info!("{} is not run in tiles: {why}", entry.file);
+            break;
+        }
+        let [tiling, peak] = [budget::live_bytes(), peak].map(|bytes| bytes.saturating_sub(uncut));
+        let cost = Measured {
+            loaded: whole.loaded.saturating_add(tiling),
+            load: whole.load.max(whole.loaded.saturating_add(peak)),
+            workspace: network.workspace_bytes().unwrap_or(whole.workspace),
+            run: passing(&network, 0),
+        };
+        ways.push(Decoding { tile: Some(side), cost });
+    }
+    Ok(ways)
+}
+
+/// The picture's longer side halved again and again, in whole latent cells.
+fn tile_sides(bundle: &Bundle) -> impl Iterator<Item = usize> + use<> {
+    let (image, cell) = (bundle.manifest.image, bundle.manifest.latent.downsampling);
+    let halved = move |side: &usize| Some(side.div_ceil(2).next_multiple_of(cell)).filter(|half| half < side);
+    let sides = std::iter::successors(Some(image.width.max(image.height)), halved);
+    sides.skip(1).take_while(|side| *side >= SMALLEST_TILE)
+}
+
+/// A network, loaded, and what it takes. Only one run by tract is run to find out.
+fn measure(bundle: &Bundle, entry: &NetworkEntry) -> Result<(Network, Measured)> {
     let base = budget::live_bytes();
     let (network, load_peak) = budget::peak_of(|| Network::open(bundle, entry));
     let network = network?;
     let loaded = budget::live_bytes();
-    let (ready, run_peak) = budget::peak_of(|| network.reserve());
-    ready?;
-    let after = budget::live_bytes().max(loaded);
-    Ok(Measured {
-        loaded: loaded.saturating_sub(base),
-        load: load_peak.saturating_sub(base),
-        workspace: after - loaded,
-        run: run_peak.saturating_sub(after),
-    })
+    let (workspace, run) = match network.workspace_bytes() {
+        Some(workspace) => (workspace, 0),
+        None => {
+            let (ran, run_peak) = budget::peak_of(|| network.warm_up());
+            ran?;
+            let after = budget::live_bytes().max(loaded);
+            (after - loaded, run_peak.saturating_sub(after))
+        }
+    };
+    let (loaded, load) = (loaded.saturating_sub(base), load_peak.saturating_sub(base));
+    Ok((network, Measured { loaded, load, workspace, run }))
 }
 
 fn ensure(slot: &mut Option<Network>, bundle: &Bundle, entry: &NetworkEntry) -> Result<()> {
     if slot.is_none() {
         *slot = Some(Network::open(bundle, entry)?);
+    }
+    Ok(())
+}
+
+fn ensure_decoder(slot: &mut Option<Network>, bundle: &Bundle, tile: Option<usize>) -> Result<()> {
+    if slot.is_none() {
+        let mut decoder = Network::open(bundle, &bundle.manifest.networks.decoder)?;
+        if let Some(side) = tile {
+            decoder.cut(side).map_err(|why| Error::Internal(format!("the decoder is not cut: {why}")))?;
+        }
+        *slot = Some(decoder);
     }
     Ok(())
 }

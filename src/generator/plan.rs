@@ -1,4 +1,7 @@
-//! How a picture is drawn within a RAM budget: which networks are held at once, and by how many threads.
+//! How a picture is drawn within a RAM budget: which networks are held at once, in what tiles it is decoded, and by how
+//! many threads it is drawn.
+
+use std::fmt;
 
 use serde::Serialize;
 
@@ -11,6 +14,8 @@ pub struct Plan {
     pub threads: usize,
     /// Which networks are held at once.
     pub residency: Residency,
+    /// Side of the tiles that are decoded one after the other, in pixels; `None` where the picture is decoded at once.
+    pub tile: Option<usize>,
     /// Bytes held all the time: the program, database and index as far as they are in the heap, and 8 KiB for what is
     /// neither network nor array.
     pub base: u64,
@@ -47,37 +52,79 @@ impl Plan {
     }
 }
 
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let held = match self.residency {
+            Residency::Together => "all networks together",
+            Residency::StageByStage => "stage by stage",
+        };
+        write!(f, "by {} thread(s), {held}", self.threads)?;
+        match self.tile {
+            Some(side) => write!(f, ", decoded in tiles of {side} pixels"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What conditioner, denoiser and decoder took when they were tried.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Trial {
     pub base: u64,
     pub sampling: [Measured; 2],
-    pub decoding: Measured,
+    /// At once, then in smaller and smaller tiles.
+    pub decoding: Vec<Decoding>,
+}
+
+/// What the decoder takes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Decoding {
+    /// Side of the tiles; `None`: the whole picture at once.
+    pub tile: Option<usize>,
+    /// The run includes what it gives.
+    pub cost: Measured,
 }
 
 impl Trial {
-    /// The plans, best first: with every number of threads from `threads` down to one, the networks together, then
-    /// stage by stage. `load` says what so many threads have at work.
+    /// The plans, best first, each of which needs less than those before it. `load` says what so many threads have at
+    /// work.
+    ///
+    /// Best is what costs least time, since the pixels are the same: one stage in RAM at a time costs loading networks
+    /// again, milliseconds; tiles cost their overlap, part of the time of decoding and more the smaller they are; a
+    /// thread less costs most, as the sampling lasts so much longer.
     pub fn plans(&self, threads: usize, load: impl Fn(usize) -> Load) -> Vec<Plan> {
-        let both = [Residency::Together, Residency::StageByStage];
-        let pairs = (1..=threads).rev().flat_map(|threads| both.map(|residency| (threads, residency)));
-        pairs.map(|(threads, residency)| self.plan(threads, residency, load(threads))).collect()
+        let mut plans: Vec<Plan> = vec![];
+        for threads in (1..=threads).rev() {
+            for &decoding in &self.decoding {
+                for residency in [Residency::Together, Residency::StageByStage] {
+                    let plan = self.plan(threads, residency, decoding, load(threads));
+                    if plans.last().is_none_or(|last| plan.needs() < last.needs()) {
+                        plans.push(plan);
+                    }
+                }
+            }
+        }
+        plans
     }
 
-    fn plan(&self, threads: usize, residency: Residency, load: Load) -> Plan {
-        let Load { workers, walk, picture } = load;
+    fn plan(&self, threads: usize, residency: Residency, decoding: Decoding, load: Load) -> Plan {
+        let Load { workers, walk, picture, .. } = load;
+        let Decoding { tile, cost: decoding } = decoding;
         let stacks = (workers.saturating_sub(1) * WORKER_STACK) as u64;
         let held = |networks: &[Measured], workers| networks.iter().map(|n| n.held(workers)).sum::<u64>();
-        let alone = [held(&self.sampling, workers), held(&[self.decoding], 1)];
+        let alone = [held(&self.sampling, workers), held(&[decoding], 1)];
         let held = match residency {
             Residency::Together => [alone[0].saturating_add(alone[1]); 2],
             Residency::StageByStage => alone,
         };
         let peaks = self.sampling.map(|network| network.peak(workers, walk.saturating_add(stacks)));
-        let [sample, decode] = [peaks[0].max(peaks[1]), self.decoding.peak(1, picture)];
+        let (mut sample, decode) = (peaks[0].max(peaks[1]), decoding.peak(1, picture));
+        if residency == Residency::Together {
+            // A preview, between two steps.
+            sample = sample.max(decoding.peak(1, picture.saturating_add(walk)));
+        }
         let stage = |name, held, peak| PlannedStage { name, held, peak };
         let stages = [stage("sample", held[0], sample), stage("decode", held[1], decode)];
-        Plan { threads, residency, base: self.base, stages }
+        Plan { threads, residency, tile, base: self.base, stages }
     }
 }
 
@@ -87,25 +134,45 @@ mod tests {
 
     fn trial() -> Trial {
         let network = |loaded, workspace| Measured { loaded, load: 3 * loaded, workspace, run: 5 };
-        Trial { base: 1000, sampling: [network(10, 100), network(40, 200)], decoding: network(20, 600) }
+        let whole = Decoding { tile: None, cost: network(20, 600) };
+        let tiles = Decoding { tile: Some(32), cost: network(25, 150) };
+        Trial { base: 1000, sampling: [network(10, 100), network(40, 200)], decoding: vec![whole, tiles] }
     }
 
     #[test]
     fn what_is_held_adds_up_and_what_comes_and_goes_does_not() {
-        let load = |threads| Load { workers: threads, walk: 7, picture: 50 };
-        let plans = trial().plans(2, load);
-        let order: Vec<_> = plans.iter().map(|plan| (plan.threads, plan.residency)).collect();
-        assert_eq!(order[0], (2, Residency::Together));
-        assert_eq!(order[3], (1, Residency::StageByStage));
-        let [sample, decode] = plans[3].stages;
+        let load = |threads| Load { workers: threads, walk: 7, picture: 50, planes: 9 };
+        let plan = |threads, residency, i: usize| trial().plan(threads, residency, trial().decoding[i], load(threads));
+        let [sample, decode] = plan(1, Residency::StageByStage, 0).stages;
         assert_eq!((sample.held, sample.peak), (10 + 100 + 40 + 200, 5 + 7));
         assert_eq!((decode.held, decode.peak), (20 + 600, 5 + 50));
-        assert_eq!(plans[3].needs(), 1000 + 620 + 55);
+        assert_eq!(plan(1, Residency::StageByStage, 0).needs(), 1000 + 620 + 55);
         let stacks = WORKER_STACK as u64;
-        let [sample, decode] = plans[0].stages;
+        let [sample, decode] = plan(2, Residency::Together, 0).stages;
         assert_eq!((sample.held, decode.held), (50 + 600 + 620, 50 + 600 + 620));
         assert_eq!((sample.peak, decode.peak), (2 * 5 + 7 + stacks, 55));
-        assert!(plans.windows(2).all(|pair| pair[0].needs() >= pair[1].needs()));
+        let [sample, _] = plan(1, Residency::Together, 0).stages;
+        assert_eq!(sample.peak, 5 + 50 + 7, "of a preview");
+        let [_, decode] = plan(1, Residency::StageByStage, 1).stages;
+        assert_eq!((decode.held, decode.peak), (25 + 150, 5 + 50));
+    }
+
+    #[test]
+    fn a_plan_that_costs_more_time_needs_less() {
+        let order = |threads, planes| -> Vec<_> {
+            let load = |threads| Load { workers: threads, walk: 7, picture: 50, planes };
+            let plans = trial().plans(threads, load);
+            assert!(plans.windows(2).all(|pair| pair[0].needs() > pair[1].needs()));
+            plans.iter().map(|plan| (plan.threads, plan.residency, plan.tile)).collect()
+        };
+        use Residency::{StageByStage, Together};
+        // Together in tiles needs less than one stage at a time without them: the decoder is the largest.
+        let alone =
+            [(1, Together, None), (1, StageByStage, None), (1, Together, Some(32)), (1, StageByStage, Some(32))];
+        assert_eq!(order(1, 0), alone);
+        // With stacks beside the sampling that is larger than all decoding.
+        let two = [(2, Together, None), (2, StageByStage, None)];
+        assert_eq!(order(2, 0), [&two[..], &alone].concat());
     }
 
     #[test]

@@ -62,9 +62,10 @@ impl Settings {
         let inputs = (manifest.retrieval.neighbours as u64 + 2) * window + 2 * latent;
         let walk = at_once as u64 * Drawing::bytes(grid, condition, self.guidance)
             + 4 * (workers as u64 * inputs + 3 * latent);
-        // Planes and bytes of a picture, its latent, and the latent snapped.
-        let picture = 15 * manifest.image.width as u64 * manifest.image.height as u64 + 12 * latent;
-        Load { workers, walk, picture }
+        let pixels = manifest.image.width as u64 * manifest.image.height as u64;
+        // Bytes of a picture, its latent, and the latent snapped.
+        let (picture, planes) = (3 * pixels + 12 * latent, 12 * pixels);
+        Load { workers, walk, picture, planes }
     }
 }
 

@@ -5,14 +5,16 @@ mod arena;
 mod check;
 mod lower;
 mod ops;
+mod own;
 mod packed;
 mod program;
+mod tile;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
@@ -22,7 +24,9 @@ use crate::bundle::manifest::{NetworkEntry, TensorEntry};
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::file_bytes::FileBytes;
-use program::{Program, Workspace};
+use own::OwnRunner;
+use tile::Tiling;
+pub use tile::Window;
 
 /// A network with static shapes, all tensors `f32`, one output, ready to run. It may be run from several
 /// threads at once; each run is single-threaded, so its result does not depend on that.
@@ -30,7 +34,7 @@ pub struct Network {
     runner: Runner,
     path: PathBuf,
     inputs: Vec<TensorEntry>,
-    output_len: usize,
+    output: TensorEntry,
 }
 
 /// What computes a network.
@@ -46,15 +50,8 @@ pub enum Engine {
 
 /// An engine, loaded.
 enum Runner {
-    Own(OwnRunner),
+    Own(Box<OwnRunner>),
     Tract(Arc<TypedSimplePlan>),
-}
-
-/// A program, and the memory that its runs have left: as much as ran at once at most.
-struct OwnRunner {
-    program: Program,
-    is_packed: bool,
-    idle: Mutex<Vec<Workspace>>,
 }
 
 impl Network {
@@ -89,7 +86,7 @@ impl Network {
 
     fn of_onnx(file: &FileBytes, path: &Path, entry: &NetworkEntry) -> Result<Self> {
         Self::load_by(file, path, entry, |proto| match lower::lower(&proto, entry) {
-            Ok(program) => Ok(Runner::Own(OwnRunner::new(program, false))),
+            Ok(program) => Ok(Runner::Own(Box::new(OwnRunner::new(program, false)))),
             Err(why) => {
                 log::info!("{}: run by tract, since {why}", path.display());
                 optimize(proto)
@@ -120,7 +117,7 @@ impl Network {
         let path = container.path().to_owned();
         Self::with(&path, entry, || {
             let program = packed::read(container, entry, onnx)?;
-            Ok(Runner::Own(OwnRunner::new(program, true)))
+            Ok(Runner::Own(Box::new(OwnRunner::new(program, true))))
         })
     }
 
@@ -163,14 +160,50 @@ impl Network {
             return Err(Error::file(path, format!("has a tensor of more than {} values", Self::MAX_VALUES)));
         }
         let runner = runner()?;
-        let (path, inputs) = (path.to_owned(), entry.inputs.clone());
-        Ok(Self { runner, path, inputs, output_len: volume(output).unwrap_or(0) })
+        Ok(Self { runner, path: path.to_owned(), inputs: entry.inputs.clone(), output: output.clone() })
+    }
+
+    /// From now on runs tile by tile, each of `side` × `side` pixels of the output, at its right and lower edges perhaps
+    /// less: the same bits, in less memory and more time.
+    ///
+    /// # Errors
+    /// Why that cannot be done, where a pixel depends on more than those near it, or tract runs the network. It then runs
+    /// as a whole.
+    pub fn cut(&mut self, side: usize) -> std::result::Result<(), String> {
+        match (&mut self.runner, &self.output.shape[..]) {
+            (Runner::Own(runner), &[_, channels, height, width]) => runner.cut(side, [channels, height, width]),
+            (Runner::Own(_), _) => Err("its output is no picture".into()),
+            (Runner::Tract(_), _) => Err("it is run by tract".into()),
+        }
+    }
+
+    /// Bytes that a run works in, and leaves behind for the next; `None` where a run alone will tell, since it is tract's.
+    pub fn workspace_bytes(&self) -> Option<u64> {
+        match &self.runner {
+            Runner::Own(runner) => Some(runner.workspace_bytes()),
+            Runner::Tract(_) => None,
+        }
+    }
+
+    /// Bytes that [`Self::run_tiles`] takes while it lasts, beside those.
+    pub fn tile_bytes(&self) -> u64 {
+        match self.tiling() {
+            Some((_, tiling)) => OwnRunner::tile_bytes(tiling),
+            None => self.output_len() as u64 * size_of::<f32>() as u64,
+        }
+    }
+
+    fn tiling(&self) -> Option<(&OwnRunner, &Tiling)> {
+        match &self.runner {
+            Runner::Own(runner) => runner.tiling.as_ref().map(|tiling| (&**runner, tiling)),
+            Runner::Tract(_) => None,
+        }
     }
 
     /// What computes this network.
     pub fn engine(&self) -> Engine {
-        match self.runner {
-            Runner::Own(OwnRunner { is_packed: true, .. }) => Engine::Packed,
+        match &self.runner {
+            Runner::Own(own) if own.is_packed => Engine::Packed,
             Runner::Own(_) => Engine::Own,
             Runner::Tract(_) => Engine::Tract,
         }
@@ -194,7 +227,7 @@ impl Network {
 
     /// Number of values in the output.
     pub fn output_len(&self) -> usize {
-        self.output_len
+        volume(&self.output).unwrap_or(0)
     }
 
     /// Runs the network. `inputs` are in the manifest's order, each of the length of its shape; `out` has
@@ -204,8 +237,14 @@ impl Network {
     /// [`Error::File`] naming the network's file where it cannot be computed or the output is not finite;
     /// [`Error::Internal`] where a length is wrong.
     pub fn run(&self, inputs: &[&[f32]], out: &mut [f32]) -> Result<()> {
-        if !inputs.iter().map(|input| input.len()).eq(self.input_lens()) || out.len() != self.output_len {
+        if !inputs.iter().map(|input| input.len()).eq(self.input_lens()) || out.len() != self.output_len() {
             return Err(Error::Internal(format!("{}: run with tensors of wrong length", self.path.display())));
+        }
+        if let ([input], Some((_, tiling))) = (inputs, self.tiling()) {
+            return self.run_tiles(input, &mut |window, values| {
+                let rows = values.chunks_exact(window.width).zip(window.rows(tiling.output()));
+                rows.for_each(|(row, range)| out[range].copy_from_slice(row));
+            });
         }
         guard(&self.path, || match &self.runner {
             Runner::Own(runner) => {
@@ -214,7 +253,38 @@ impl Network {
             }
             Runner::Tract(plan) => self.run_plan(plan, inputs, out),
         })?;
-        match out.iter().all(|value| value.is_finite()) {
+        self.check_finite(is_finite(out))
+    }
+
+    /// Runs the network, whose only input is `input`, and tells `each` of every tile of the output `[1, C, H, W]` and its
+    /// values `[C, height, width]`: of one where it is not [cut](Self::cut).
+    ///
+    /// # Errors
+    /// As [`Self::run`]; `each` may have seen tiles by then. [`Error::Internal`] where the output has other sides.
+    pub fn run_tiles(&self, input: &[f32], each: &mut dyn FnMut(Window, &[f32])) -> Result<()> {
+        let wrong =
+            || Err(Error::Internal(format!("{}: run in tiles with tensors of wrong shape", self.path.display())));
+        let Some((runner, tiling)) = self.tiling() else {
+            let [_, _, height, width] = self.output.shape[..] else { return wrong() };
+            let mut out = vec![0.0; self.output_len()];
+            self.run(&[input], &mut out)?;
+            each(Window { top: 0, left: 0, height, width }, &out);
+            return Ok(());
+        };
+        if !self.input_lens().eq([input.len()]) {
+            return wrong();
+        }
+        let mut finite = true;
+        let mut told = |window, values: &[f32]| {
+            finite &= is_finite(values);
+            each(window, values);
+        };
+        guard(&self.path, || runner.run_tiles(tiling, input, &mut told).map_err(TractError::msg))?;
+        self.check_finite(finite)
+    }
+
+    fn check_finite(&self, is_finite: bool) -> Result<()> {
+        match is_finite {
             true => Ok(()),
             false => Err(Error::file(&self.path, "the network's output is not finite: its weights are damaged")),
         }
@@ -258,7 +328,7 @@ impl Network {
     pub fn warm_up(&self) -> Result<()> {
         let zeros: Vec<Vec<f32>> = self.input_lens().map(|len| vec![0.0; len]).collect();
         let inputs: Vec<&[f32]> = zeros.iter().map(Vec::as_slice).collect();
-        self.run(&inputs, &mut vec![0.0; self.output_len])
+        self.run(&inputs, &mut vec![0.0; self.output_len()])
     }
 }
 
@@ -266,32 +336,6 @@ impl fmt::Debug for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let engine = self.engine();
         f.debug_struct("Network").field("path", &self.path).field("engine", &engine).finish_non_exhaustive()
-    }
-}
-
-impl OwnRunner {
-    fn new(program: Program, is_packed: bool) -> Self {
-        Self { program, is_packed, idle: Mutex::default() }
-    }
-
-    /// Runs the program in memory that an earlier run has left, if there is any.
-    fn run(&self, inputs: &[&[f32]], out: &mut [f32]) {
-        let taken = self.idle().pop();
-        let mut workspace = taken.unwrap_or_else(|| self.program.workspace());
-        self.program.run(inputs, out, &mut workspace);
-        self.idle().push(workspace);
-    }
-
-    /// Leaves memory for a run where there is none.
-    fn reserve(&self) {
-        let mut idle = self.idle();
-        if idle.is_empty() {
-            idle.push(self.program.workspace());
-        }
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<Workspace>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -305,6 +349,10 @@ fn optimize(proto: ModelProto) -> TractResult<Runner> {
 /// Number of values of a tensor, or `None` where that overflows.
 fn volume(tensor: &TensorEntry) -> Option<usize> {
     tensor.shape.iter().try_fold(1usize, |n, &side| n.checked_mul(side))
+}
+
+fn is_finite(values: &[f32]) -> bool {
+    values.iter().all(|value| value.is_finite())
 }
 
 /// Runs `work` on the file at `path`. What tract refuses, and the odd graph on which it or we panic,

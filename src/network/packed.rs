@@ -83,6 +83,8 @@ pub(super) fn read(container: Container, entry: &NetworkEntry, onnx: &str) -> Re
     let text = container.resident(text)?;
     let mut program: Program =
         serde_json::from_slice(container.view(&text)).map_err(|e| container.fault(e.to_string()))?;
+    // Read one by one, they have room for as many again.
+    program.steps.shrink_to_fit();
     let weights = container.resident(container.section::<u8>(WEIGHTS)?)?;
     let blob = Arc::new(Blob { container, weights });
     let fault = |fault: String| blob.container.fault(fault);

@@ -1,9 +1,11 @@
 //! A network as a list of steps over one arena.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::arena::{Place, split};
-use super::ops::{self, Array, Attention, Conv, ConvInputs, GroupNorm, LayerNorm, Visitor};
+use super::ops::{self, Array, Attention, Conv, ConvInputs, Corner, GroupNorm, LayerNorm, Visitor};
 use crate::isa::Isa;
 
 /// What a step computes, and from what.
@@ -12,7 +14,16 @@ pub(super) enum Op {
     /// An input of the network.
     Input(usize),
     /// A convolution or a linear layer.
-    Conv { conv: Box<Conv>, x: Place, vector: Option<Place>, residual: Option<Place> },
+    Conv {
+        #[serde(with = "shared")]
+        conv: Arc<Conv>,
+        x: Place,
+        vector: Option<Place>,
+        residual: Option<Place>,
+        /// Not that of a whole activation in a tile alone.
+        #[serde(skip)]
+        corner: Corner,
+    },
     /// Group normalisation, with SiLU or not.
     GroupNorm { norm: GroupNorm, x: Place },
     /// Layer normalisation.
@@ -31,6 +42,20 @@ pub(super) enum Op {
     DepthToSpace { block: usize, x: Place },
     /// Cosines and sines of one value times each rate.
     Sinusoid { rates: Array<f32>, t: Place },
+}
+
+/// A convolution is written as if it were not shared.
+mod shared {
+    use super::*;
+    use serde::{Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(conv: &Arc<Conv>, serializer: S) -> Result<S::Ok, S::Error> {
+        (**conv).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Conv>, D::Error> {
+        Conv::deserialize(deserializer).map(Arc::new)
+    }
 }
 
 /// One step. No input lies in the buffer of the output.
@@ -86,7 +111,7 @@ impl Step {
     /// Values of scratch that the step takes, or `None` where that overflows.
     pub fn scratch(&self) -> Option<usize> {
         match &self.op {
-            Op::Conv { conv, .. } => conv.scratch(self.out.view.shape),
+            Op::Conv { conv, corner, .. } => conv.scratch(self.out.view.shape, *corner),
             Op::GroupNorm { x, .. } | Op::LayerNorm { x, .. } => x.view.shape.channels.checked_mul(2),
             Op::Attention { attention, .. } => attention.scratch(self.out.view.shape),
             _ => Some(0),
@@ -98,9 +123,10 @@ impl Step {
         let grid = |place: &Place| others.grid(place);
         match &self.op {
             Op::Input(i) => ops::read_planes(inputs[*i], out),
-            Op::Conv { conv, x, vector, residual } => {
+            Op::Conv { conv, x, vector, residual, corner } => {
                 let vector = vector.as_ref().map(|place| others.vector(place));
-                let inputs = ConvInputs { x: grid(x), vector, residual: residual.as_ref().map(grid) };
+                let residual = residual.as_ref().map(grid);
+                let inputs = ConvInputs { x: grid(x), vector, residual, corner: *corner };
                 conv.run(isa, inputs, out, scratch);
             }
             Op::GroupNorm { norm, x } => norm.run(isa, grid(x), out, scratch),
@@ -127,7 +153,7 @@ pub(super) struct Program {
     pub arena: usize,
     /// Values of scratch that the most demanding step takes.
     #[serde(skip)]
-    scratch: usize,
+    pub scratch: usize,
     /// What the steps are run with.
     #[serde(skip, default = "Isa::best")]
     pub isa: Isa,
@@ -138,6 +164,13 @@ pub(super) struct Program {
 pub(super) struct Workspace {
     arena: Box<[f32]>,
     scratch: Box<[f32]>,
+}
+
+impl Workspace {
+    /// Of so many values.
+    pub fn new(arena: usize, scratch: usize) -> Self {
+        Self { arena: vec![0.0; arena].into(), scratch: vec![0.0; scratch].into() }
+    }
 }
 
 impl Program {
@@ -160,7 +193,10 @@ impl Program {
     /// Shows `visitor` every array.
     pub fn visit(&mut self, visitor: &mut impl Visitor) -> Result<(), String> {
         self.steps.iter_mut().try_for_each(|step| match &mut step.op {
-            Op::Conv { conv, .. } => conv.weights.visit(visitor),
+            Op::Conv { conv, .. } => match Arc::get_mut(conv) {
+                Some(conv) => conv.weights.visit(visitor),
+                None => Err("a convolution is in use".into()),
+            },
             Op::GroupNorm { norm, .. } => norm.visit(visitor),
             Op::LayerNorm { norm, .. } => norm.visit(visitor),
             Op::Sinusoid { rates, .. } => visitor.visit(rates),
@@ -168,12 +204,8 @@ impl Program {
         })
     }
 
-    /// Memory for a run of this program.
-    pub fn workspace(&self) -> Workspace {
-        Workspace { arena: vec![0.0; self.arena].into(), scratch: vec![0.0; self.scratch].into() }
-    }
-
-    /// Runs it: `inputs` and `out` are of the network's shapes, channel × height × width. Allocates nothing.
+    /// Runs it: `inputs` and `out` are of the network's shapes, channel × height × width; `workspace` has at least
+    /// [`Self::arena`] and [`Self::scratch`] values. Allocates nothing.
     pub fn run(&self, inputs: &[&[f32]], out: &mut [f32], workspace: &mut Workspace) {
         let Workspace { arena, scratch } = workspace;
         self.steps.iter().for_each(|step| step.run(self.isa, inputs, arena, scratch));

@@ -59,6 +59,43 @@ pub fn random(seed: u64) -> (NetworkEntry, Graph) {
     (entry, maker.graph)
 }
 
+/// A graph of the input `latent`, of nine random layers of which a pixel depends on those near it alone.
+pub fn local(seed: u64) -> (NetworkEntry, Graph) {
+    let mut random = Random(seed);
+    let [height, width] = [0; 2].map(|_| 1 + random.below(11));
+    let channels = 1 + random.below(40);
+    let tensor = |name: &str, shape: &[usize]| TensorEntry { name: name.into(), shape: shape.to_vec() };
+    let inputs = vec![tensor("latent", &[1, channels, height, width])];
+    let mut maker = Maker { graph: Graph::new(seed, &inputs, &[]), random };
+    let mut x = Value { name: "latent".into(), channels, height, width };
+    let mut seen: Vec<Value> = vec![];
+    for _ in 0..9 {
+        let channels = 1 + maker.random.below(50);
+        let kind = maker.random.below(9);
+        let alike = |other: &&Value| other.dims()[2..] == x.dims()[2..] && other.name != x.name;
+        let other = seen.iter().rfind(alike).filter(|other| x.channels + other.channels < 120).cloned();
+        x = match (kind, other) {
+            (0 | 1, _) => maker.conv(&x, channels, 3, 1),
+            (2, _) => maker.conv(&x, channels, 1, 1),
+            (3, _) if x.height > 2 && x.width > 2 => maker.conv(&x, channels, 3, 2),
+            (4 | 5, _) if x.pixels() <= 400 => maker.upsample(&x, channels),
+            (6, Some(other)) => maker.concat(&x, &other),
+            (7, _) => maker.silu(&x),
+            _ => maker.residual(&x),
+        };
+        seen.push(x.clone());
+    }
+    x = maker.conv(&x, 12, 3, 1);
+    if maker.random.below(2) == 0 {
+        x = maker.depth_to_space(&x);
+    }
+    let outputs = vec![tensor("image", &x.dims())];
+    let entry = NetworkEntry { file: "network.onnx".into(), inputs, outputs: outputs.clone() };
+    maker.graph.proto.output = Graph::new(0, &[], &outputs).proto.output;
+    maker.graph.output(&x.name, "image");
+    (entry, maker.graph)
+}
+
 impl Maker {
     fn layer(&mut self, x: &Value, time: &str, seen: &[Value]) -> Value {
         let channels = 1 + self.random.below(50);

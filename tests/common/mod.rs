@@ -77,14 +77,19 @@ pub fn unquantized(mut manifest: Manifest) -> Manifest {
 
 /// A consistent manifest for a 3×8×15 latent of 2×3 blocks of 4×5 cells, without its files.
 pub fn manifest(coherence: Coherence, source: NeighbourSource) -> Manifest {
+    manifest_of(coherence, source, [8, 15])
+}
+
+/// The same for latents of other sides, which 2×3 blocks divide.
+pub fn manifest_of(coherence: Coherence, source: NeighbourSource, [height, width]: [usize; 2]) -> Manifest {
     let entry = |file: &str| NetworkEntry { file: file.into(), inputs: vec![], outputs: vec![] };
     let mut manifest = Manifest {
         format: FORMAT,
         name: "tiny".into(),
         licence: "CC0-1.0".into(),
-        image: ImageSize { width: 30, height: 16 },
+        image: ImageSize { width: 2 * width, height: 2 * height },
         latent: LatentSpace {
-            shape: LatentShape { channels: CHANNELS, height: 8, width: 15 },
+            shape: LatentShape { channels: CHANNELS, height, width },
             downsampling: 2,
             scale: 1.25,
             codebook_size: CODES,

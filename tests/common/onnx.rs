@@ -175,6 +175,18 @@ pub fn decoder(entry: &NetworkEntry, downsampling: usize) -> Graph {
     graph
 }
 
+/// What our own operators run, in tiles too: two 3×3 convolutions with SiLU between them → depth to space.
+pub fn local_decoder(entry: &NetworkEntry, downsampling: usize, width: usize) -> Graph {
+    let mut graph = Graph::new(3, &entry.inputs, &entry.outputs);
+    let x = graph.conv("latent", [entry.inputs[0].shape[1], width], 3, 1, 1);
+    let gate = graph.node("Sigmoid", &[&x], vec![]);
+    let x = graph.node("Mul", &[&x, &gate], vec![]);
+    let x = graph.conv(&x, [width, 3 * downsampling * downsampling], 3, 1, 1);
+    let x = graph.node("DepthToSpace", &[&x], vec![int("blocksize", downsampling), text("mode", "DCR")]);
+    graph.output(&x, "image");
+    graph
+}
+
 /// One convolution with the stride of the downsampling.
 pub fn encoder(entry: &NetworkEntry, downsampling: usize) -> Graph {
     let mut graph = Graph::new(4, &entry.inputs, &entry.outputs);

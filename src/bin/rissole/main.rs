@@ -81,9 +81,7 @@ fn main() -> ExitCode {
         Err(error) => {
             console.error(&error);
             if matches!(error, Error::Budget { .. }) {
-                console.say(
-                    "that is the least, one thread and one stage at a time: rissole inspect MODEL --plan shows all",
-                );
+                console.say("that is the least that any way of drawing takes: rissole inspect MODEL --plan shows them");
             }
             ExitCode::from(error.exit_code())
         }

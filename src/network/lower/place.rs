@@ -1,10 +1,11 @@
 //! From the graph to steps: which buffer each activation lies in, and where.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::graph::{Graph, Id, Kind, Node};
 use crate::network::arena::{self, Lifetime, Place};
-use crate::network::ops::{Attention, Conv, GroupNorm, Kernel, LayerNorm, View};
+use crate::network::ops::{Attention, Conv, Corner, GroupNorm, Kernel, LayerNorm, View};
 use crate::network::program::{Op, Program, Step};
 
 /// Whose buffer an activation lies in.
@@ -128,8 +129,8 @@ fn emit(node: Node, out: &Place, places: &[Place], steps: &mut Vec<Step>) -> Res
             let weights = conv.kernels.pack(kernel, &conv.bias).ok_or("weights of other sides than the convolution")?;
             let place = |id: Option<Id>| id.map(|id| places[id].clone());
             let (vector, residual) = (place(conv.vector), place(conv.residual));
-            let conv = Box::new(Conv { weights, geometry: conv.geometry, silu: conv.silu });
-            Op::Conv { conv, x, vector, residual }
+            let conv = Arc::new(Conv { weights, geometry: conv.geometry, silu: conv.silu });
+            Op::Conv { conv, x, vector, residual, corner: Corner::default() }
         }
         Kind::GroupNorm { groups, epsilon, scale, shift, silu } => Op::GroupNorm {
             norm: GroupNorm { groups, epsilon, scale: scale.into(), shift: shift.into(), silu },

@@ -9,7 +9,7 @@ use tract_onnx::prelude::Framework;
 use super::lower;
 use crate::Bundle;
 use crate::bundle::manifest::NetworkEntry;
-use crate::network::program::{Op, Program};
+use crate::network::program::{Op, Program, Workspace};
 
 fn shipped() -> Bundle {
     Bundle::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/avatars64")).unwrap()
@@ -34,7 +34,7 @@ fn run(program: &Program, entry: &NetworkEntry) {
     let inputs: Vec<Vec<f32>> = entry.inputs.iter().map(|input| vec![0.5; input.shape.iter().product()]).collect();
     let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
     let mut out = vec![0.0; entry.outputs[0].shape.iter().product()];
-    program.run(&inputs, &mut out, &mut program.workspace());
+    program.run(&inputs, &mut out, &mut Workspace::new(program.arena, program.scratch));
 }
 
 #[test]

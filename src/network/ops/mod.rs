@@ -16,7 +16,7 @@ mod weights;
 
 pub(super) use array::{Array, Visitor};
 pub(super) use attention::Attention;
-pub(super) use conv::{Conv, ConvInputs, Geometry};
+pub(super) use conv::{Conv, ConvInputs, Corner, Geometry};
 pub(super) use grid::{Grid, GridMut, Shape, View};
 pub(super) use lanes::LANES;
 pub(super) use norm::{GroupNorm, LayerNorm};

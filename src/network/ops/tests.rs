@@ -149,11 +149,12 @@ fn check_conv(bits: &mut Bits, case: Case) {
         silu64(sum + f64::from(vector[o]) + residual.at(y as isize, column as isize, o))
     });
     check(bits, output, 4, &expected, 2e-5, |isa, out| {
-        let mut scratch = vec![f32::NAN; conv.scratch(output).unwrap()];
+        let mut scratch = vec![f32::NAN; conv.scratch(output, Corner::default()).unwrap()];
         let inputs = ConvInputs {
             x: x.grid(),
             vector: extras.then_some(&vector[..]),
             residual: extras.then_some(residual.grid()),
+            corner: Corner::default(),
         };
         conv.run(isa, inputs, out, &mut scratch);
     });

@@ -45,7 +45,7 @@ fn check_op(op: &Op, out: Shape, entry: &NetworkEntry) -> Checked {
     let shape = |place: &Place| place.view.shape;
     let fits = match op {
         Op::Input(i) => entry.inputs.get(*i).is_some_and(|input| holds(out, input)),
-        Op::Conv { conv, x, vector, residual } => {
+        Op::Conv { conv, x, vector, residual, .. } => {
             fits_weights(conv, shape(x), out)
                 && x.zeros >= shape(x).channels
                 && vector.as_ref().is_none_or(|vector| shape(vector).channels == out.channels)

@@ -3,7 +3,7 @@
 use super::super::grid::{Grid, GridMut, Shape, View};
 use super::super::lanes::{LANES, Lanes};
 use super::super::weights::Quarter;
-use super::{Conv, ConvInputs, Finish, accumulate};
+use super::{Conv, ConvInputs, Corner, Finish, accumulate};
 use crate::isa::{Isa, Task};
 
 /// Computes `conv`.
@@ -24,16 +24,17 @@ pub(super) fn run(conv: &Conv, isa: Isa, inputs: ConvInputs, out: GridMut, scrat
 fn panels(
     conv: &Conv,
     isa: Isa,
-    ConvInputs { x, vector, residual }: ConvInputs,
+    ConvInputs { x, vector, residual, corner: Corner { before, .. } }: ConvInputs,
     quarter: Option<Quarter>,
     mut out: GridMut,
     scratch: &mut [f32],
 ) {
     let (size, pad, stride) = (conv.geometry.size, conv.geometry.pad, conv.geometry.stride);
-    let window = match quarter {
-        Some([row, column]) => Window { top: 1 - row, left: 1 - column, size: 2 },
-        None => Window { top: pad, left: pad, size },
+    let ([top, left], size) = match quarter {
+        Some([row, column]) => ([1 - row, 1 - column], 2),
+        None => ([pad; 2], size),
     };
+    let window = Window { top: top.wrapping_sub(before[0]), left: left.wrapping_sub(before[1]), size };
     for panel in 0..conv.weights.panels() {
         let finish = conv.finish(panel, vector, residual);
         let weights = conv.weights.panel(isa, panel, quarter, scratch);
@@ -55,7 +56,8 @@ fn every_second(view: View, [row, column]: Quarter) -> View {
     View { shape, offset: view.at(row, column), pixel: 2 * view.pixel, row: 2 * view.row }
 }
 
-/// Which input pixels an output pixel looks at: `size` rows and columns, from `top` above and `left` of its own.
+/// Which input pixels an output pixel looks at: `size` rows and columns, from `top` above and `left` of where the output
+/// pixel's own would be, were the first its first. Below 0 they wrap.
 #[derive(Debug, Clone, Copy)]
 struct Window {
     top: usize,

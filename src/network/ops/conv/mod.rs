@@ -50,6 +50,16 @@ pub(in crate::network) struct Conv {
     pub silu: bool,
 }
 
+/// Where a convolution begins that computes a window of its output alone; the default is its whole output. Each is for
+/// rows, then columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::network) struct Corner {
+    /// Pixels of the input before the one that the first output pixel stands on.
+    pub before: [usize; 2],
+    /// 1 where the first output pixel is an odd one of the whole output, else 0.
+    pub odd: [usize; 2],
+}
+
 /// What a convolution reads.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::network) struct ConvInputs<'a> {
@@ -59,13 +69,15 @@ pub(in crate::network) struct ConvInputs<'a> {
     pub vector: Option<&'a [f32]>,
     /// Of the output's shape, added.
     pub residual: Option<Grid<'a>>,
+    pub corner: Corner,
 }
 
 impl Conv {
-    /// Values of scratch that [`Self::run`] takes for an output of `shape`, or `None` where that overflows.
-    pub fn scratch(&self, shape: Shape) -> Option<usize> {
+    /// Values of scratch that [`Self::run`] takes for an output of `shape` from `corner` on, or `None` where that
+    /// overflows.
+    pub fn scratch(&self, shape: Shape, corner: Corner) -> Option<usize> {
         match self.is_turned() {
-            true => winograd::scratch(&self.weights, shape),
+            true => winograd::scratch(&self.weights, shape, corner),
             false => Some(self.weights.scratch()),
         }
     }

@@ -8,7 +8,7 @@
 use super::super::grid::{Grid, GridMut, Shape};
 use super::super::lanes::{LANES, Lanes, add, load, store, sub};
 use super::super::weights::{PLACES, Weights};
-use super::{Conv, ConvInputs, Finish, accumulate};
+use super::{Conv, ConvInputs, Corner, Finish, accumulate};
 use crate::isa::{Isa, Task};
 
 /// Tiles whose input is turned at a time, so that it stays in cache.
@@ -16,31 +16,32 @@ const BAND: usize = 48;
 /// Tiles whose sums are held in registers at once.
 const AT_ONCE: usize = 6;
 
-/// Tiles across and in all, for an output of `shape`; each is 2×2 pixels, at the edge perhaps less.
-fn tiles(shape: Shape) -> (usize, usize) {
-    let across = shape.width.div_ceil(2);
-    (across, shape.height.div_ceil(2) * across)
+/// Tiles across and in all, for an output of `shape`; each is 2×2 pixels, at the edge perhaps less. They are those of the
+/// whole output, since a pixel's bits depend on its place in the tile.
+fn tiles(shape: Shape, Corner { odd: [row, column], .. }: Corner) -> (usize, usize) {
+    let across = (shape.width + column).div_ceil(2);
+    (across, (shape.height + row).div_ceil(2) * across)
 }
 
-/// Values of scratch that [`run`] takes for an output of `shape`, or `None` where that overflows.
-pub(super) fn scratch(weights: &Weights, shape: Shape) -> Option<usize> {
-    let rows = tiles(shape).1.min(BAND).checked_add(LANES)?;
+/// Values of scratch that [`run`] takes for an output of `shape` from `corner` on, or `None` where that overflows.
+pub(super) fn scratch(weights: &Weights, shape: Shape, corner: Corner) -> Option<usize> {
+    let rows = tiles(shape, corner).1.min(BAND).checked_add(LANES)?;
     weights.kernel.inputs.checked_mul(PLACES)?.checked_mul(rows)
 }
 
 /// Computes `conv`, which has [`super::Geometry::SAME`].
 pub(super) fn run(conv: &Conv, isa: Isa, inputs: ConvInputs, mut out: GridMut, scratch: &mut [f32]) {
-    let channels = inputs.x.view.shape.channels;
-    let (across, tiles) = tiles(out.view.shape);
+    let (channels, corner) = (inputs.x.view.shape.channels, inputs.corner);
+    let (across, tiles) = tiles(out.view.shape, corner);
     let (turned, rows) = scratch.split_at_mut(PLACES * channels * LANES);
     for first in (0..tiles).step_by(BAND) {
         let count = (tiles - first).min(BAND);
         let rows = &mut rows[..PLACES * count * channels];
-        isa.run(TurnInput { x: inputs.x, across, first, count, out: rows });
+        isa.run(TurnInput { x: inputs.x, corner, across, first, count, out: rows });
         for panel in 0..conv.weights.panels() {
             conv.weights.turn(isa, panel, turned);
             let finish = conv.finish(panel, inputs.vector, inputs.residual);
-            let band = Band { rows, weights: turned, channels, count, across, first, finish };
+            let band = Band { rows, weights: turned, channels, count, corner, across, first, finish };
             band.products(isa, &mut finish.narrow(&mut out));
         }
     }
@@ -49,6 +50,7 @@ pub(super) fn run(conv: &Conv, isa: Isa, inputs: ConvInputs, mut out: GridMut, s
 /// Turns the 4×4 pixels that each tile looks at: `out` is `[PLACES, count, channels]`.
 struct TurnInput<'a> {
     x: Grid<'a>,
+    corner: Corner,
     across: usize,
     first: usize,
     count: usize,
@@ -58,14 +60,16 @@ struct TurnInput<'a> {
 impl Task for TurnInput<'_> {
     #[inline(always)]
     fn run(self) {
-        let Self { x: Grid { values, view }, across, first, count, out } = self;
+        let Self { x: Grid { values, view }, corner: Corner { before, odd }, across, first, count, out } = self;
         let Shape { channels, height, width } = view.shape;
         let outside = values.len() - channels;
         for tile in 0..count {
             let (top, left) = ((first + tile) / across * 2, (first + tile) % across * 2);
             let mut starts = [0; PLACES];
+            // From above and left of the tile on. A row or column that no output of the window depends on may be missing.
             for (place, start) in starts.iter_mut().enumerate() {
-                let (y, x) = ((top + place / 4).wrapping_sub(1), (left + place % 4).wrapping_sub(1));
+                let y = (top + place / 4 + before[0]).wrapping_sub(1 + odd[0]);
+                let x = (left + place % 4 + before[1]).wrapping_sub(1 + odd[1]);
                 *start = if y < height && x < width { view.at(y, x) } else { outside };
             }
             for c in (0..channels).step_by(LANES) {
@@ -104,6 +108,7 @@ struct Band<'a> {
     weights: &'a [f32],
     channels: usize,
     count: usize,
+    corner: Corner,
     across: usize,
     /// The first tile's number.
     first: usize,
@@ -139,12 +144,13 @@ impl<const P: usize> Task for Group<'_, P> {
     fn run(mut self) {
         let sums = self.sums();
         let Shape { height, width, .. } = self.out.view.shape;
+        let [row, column] = self.band.corner.odd;
         for tile in self.start..self.end {
             let number = self.band.first + tile;
             let (top, left) = (number / self.band.across * 2, number % self.band.across * 2);
             let outputs = turn_back(&sums, tile - self.start);
             for (i, output) in outputs.iter().enumerate() {
-                let (y, x) = (top + i / 2, left + i % 2);
+                let (y, x) = ((top + i / 2).wrapping_sub(row), (left + i % 2).wrapping_sub(column));
                 if y < height && x < width {
                     self.band.finish.write(*output, y, x, &mut self.out);
                 }
