@@ -84,10 +84,9 @@ fn tiles(bundle: &Bundle, is_json: bool) -> Result<()> {
     };
     let mut heaps = vec![];
     for network in &networks {
-        let before = budget::live_bytes();
-        let (ran, peak) = budget::peak_of(|| run(network));
+        let (ran, cost) = budget::cost_of(|| run(network));
         ran?;
-        heaps.push(peak - before);
+        heaps.push(cost.peak);
     }
     let times = medians(&networks.iter().collect::<Vec<_>>(), &mut run)?;
     if !is_json {

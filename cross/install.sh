@@ -47,6 +47,7 @@ echo '{ global: rissole_*; local: *; };' >"$work/names"
 ${LINKER:-cc} -shared -o "$lib/librissole.so.$version" -Wl,-soname,"$soname" -Wl,--version-script="$work/names" \
     -Wl,--whole-archive "$lib/librissole.a" -Wl,--no-whole-archive $system_libraries \
     -Wl,--gc-sections -Wl,--strip-all -Wl,-z,defs -Wl,-z,noexecstack
+chmod 644 "$lib/librissole.so.$version"
 ln -sf "librissole.so.$version" "$lib/$soname"
 ln -sf "librissole.so.$version" "$lib/librissole.so"
 sed -e "s|@VERSION@|$version|" -e "s|@LIBRARIES@|$system_libraries|" \

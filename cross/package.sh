@@ -87,6 +87,9 @@ CONTROL
     echo
     cat LICENSE-MIT
 } >"$work/deb/usr/share/doc/rissole/copyright"
+gzip -9n <CHANGELOG.md >"$work/deb/usr/share/doc/rissole/changelog.gz"
+rm "$work/deb/usr/share/doc/rissole/CHANGELOG.md"
+echo "librissole ${version%%.*} rissole (>= $version)" >"$work/deb/DEBIAN/shlibs"
 echo 'activate-noawait ldconfig' >"$work/deb/DEBIAN/triggers"
 dpkg-deb --root-owner-group -Zxz --build "$work/deb" "$out/rissole_${version}_$architecture.deb" >/dev/null
 

@@ -15,6 +15,7 @@ mod hooks;
 mod overdraft;
 
 use std::alloc::{GlobalAlloc, Layout};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 pub(crate) use hooks::Hooks;
@@ -26,6 +27,11 @@ use crate::error::{Error, Result};
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
+thread_local! {
+    /// What this thread has allocated since [`cost_of`] began, less what it has freed, and the most that came to.
+    static OWN: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
+}
+
 /// The system's allocator, or the program's own in C (`rissole_set_memory`), counting live bytes and their peak.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CountingAllocator;
@@ -33,15 +39,20 @@ pub struct CountingAllocator;
 fn grown(bytes: usize) {
     let live = LIVE.fetch_add(bytes, Relaxed) + bytes;
     PEAK.fetch_max(live, Relaxed);
+    let (live, peak) = OWN.get();
+    let live = live.wrapping_add_unsigned(bytes);
+    OWN.set((live, peak.max(live)));
 }
 
 fn shrunk(bytes: usize) {
     LIVE.fetch_sub(bytes, Relaxed);
+    let (live, peak) = OWN.get();
+    OWN.set((live.wrapping_sub_unsigned(bytes), peak));
 }
 
 // SAFETY:
 // - every call is passed on unchanged, to `System` or to the hooks, which uphold the contract of `GlobalAlloc`;
-// - the counters are plain atomics: they neither allocate nor unwind.
+// - the counters are plain atomics, and cells of the thread that need no destructor: they neither allocate nor unwind.
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's layout is passed on.
@@ -100,14 +111,22 @@ pub fn reset_peak() {
     PEAK.store(LIVE.load(Relaxed), Relaxed);
 }
 
-/// Does `work` and tells how many bytes were allocated at most meanwhile, by all threads; 0 when not counting.
-/// [`peak_bytes`] goes on as if nobody had looked. Not to be nested, nor used from two threads at once.
-pub fn peak_of<T>(work: impl FnOnce() -> T) -> (T, u64) {
-    let before = peak_bytes() as usize;
-    reset_peak();
+/// Bytes that some work takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cost {
+    /// What it has not freed when it ends.
+    pub kept: u64,
+    /// The most that it held at once.
+    pub peak: u64,
+}
+
+/// Does `work` and tells what it allocates on this thread, whatever others do meanwhile; nothing when not counting.
+pub fn cost_of<T>(work: impl FnOnce() -> T) -> (T, Cost) {
+    let (live, peak) = OWN.replace((0, 0));
     let done = work();
-    let peak = PEAK.fetch_max(before, Relaxed);
-    (done, peak as u64)
+    let (kept, most) = OWN.get();
+    OWN.set((live + kept, peak.max(live + most)));
+    (done, Cost { kept: kept.max(0) as u64, peak: most as u64 })
 }
 
 /// How often the program's own memory (`rissole_set_memory`) was refused; always 0 where it is the system's.
@@ -140,6 +159,22 @@ pub fn check(needs: u64, budget: Option<u64>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn work_is_told_what_it_kept_and_held_at_most_itself() {
+        let ((), outer) = cost_of(|| {
+            grown(100);
+            let ((), inner) = cost_of(|| {
+                grown(50);
+                std::thread::scope(|scope| scope.spawn(|| grown(1000)).join().unwrap());
+                shrunk(20);
+            });
+            assert_eq!(inner.kept, 30);
+            shrunk(70);
+            assert_eq!(cost_of(|| shrunk(5)).1, Cost { kept: 0, peak: 0 });
+        });
+        assert_eq!(outer.kept, 55);
+    }
 
     #[test]
     fn peak_rss_is_read_from_the_status_file() {

@@ -100,7 +100,12 @@ fn a_budget_is_kept_or_refused() {
         Ok(())
     };
     let first = generator.generate(7, &Query::Random, &mut observe).unwrap();
-    let second = generator.generate(7, &Query::Image(first.image.clone()), &mut observe).unwrap();
+    // A picture to look up, and the one that is kept here, are not held while there is more to hold.
+    let kept = (first.image.len() + 4 * first.latent.len()) as u64;
+    let query = Query::Image(first.image.clone());
+    budget::reset_peak();
+    let second = generator.generate(7, query, &mut observe).unwrap();
+    assert!(budget::peak_bytes() <= needs + kept, "peak {} of {needs} beside {kept}", budget::peak_bytes());
     assert_eq!(previews, 0);
     assert_eq!(second.latent.len(), first.latent.len());
 
@@ -109,10 +114,10 @@ fn a_budget_is_kept_or_refused() {
     // One whose decoder is the largest, on 38×45 cells.
     let wide = TempDir::new();
     let wide_manifest = common::manifest_of(coherence, NeighbourSource::Database, [38, 45]);
-    let mut local = common::bundle(wide.path(), wide_manifest);
+    let mut local = common::bundle(wide.path(), wide_manifest.clone());
     let entry = &local.manifest.networks.decoder;
-    let graph = common::onnx::local_decoder(entry, local.manifest.latent.downsampling, 96);
-    fs::write(local.path_of(&entry.file), graph.bytes()).unwrap();
+    let graph = |entry: &_| common::onnx::local_decoder(entry, wide_manifest.latent.downsampling, 96);
+    fs::write(local.path_of(&entry.file), graph(entry).bytes()).unwrap();
     local = common::list_files(wide.path(), local.manifest);
     let plans = every_plan_draws_the_same_picture(&local, &Options::default());
     let order: Vec<_> = plans.iter().map(|plan| (plan.residency, plan.tile)).collect();
@@ -127,6 +132,14 @@ fn a_budget_is_kept_or_refused() {
     let refused = draw(&local, &Options { ram_budget: Some(100_000), ..Options::default() });
     assert!(matches!(refused, Err(Error::Budget { .. })));
     assert!(budget::peak_bytes() < before + decode.held / 2, "{} from {before}", budget::peak_bytes());
+
+    // Loading may take more than drawing.
+    let mut swollen = graph(&local.manifest.networks.decoder);
+    swollen.proto.doc_string = "x".repeat(6 << 20);
+    fs::write(local.path_of(&local.manifest.networks.decoder.file), swollen.bytes()).unwrap();
+    local = common::list_files(wide.path(), local.manifest);
+    let loads = every_plan_draws_the_same_picture(&local, &Options::default());
+    assert!(loads[0].stages[1].peak > plans[0].stages[1].peak, "{loads:#?}");
 
     files_beyond_the_budget_are_not_held(&bundle);
 }

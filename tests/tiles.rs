@@ -78,18 +78,34 @@ fn what_tiles_take_is_told_before_it_is_taken() {
         if let Some(side) = side {
             network.cut(side).unwrap();
         }
-        let told = network.workspace_bytes().unwrap() + network.tile_bytes();
+        let told = network.workspace_bytes().unwrap() + network.passing_bytes();
         let (_, grown) = growth(|| network.run_tiles(&input, &mut |_, _| {}).unwrap());
         // The list of memory that runs have left.
         let list = 256;
         assert!((told..=told + list).contains(&(grown as u64)), "{side:?}: {grown} bytes, {told} told");
         // And again, in the memory that is left.
         let (_, grown) = growth(|| network.run_tiles(&input, &mut |_, _| {}).unwrap());
-        assert_eq!(grown as u64, network.tile_bytes(), "{side:?}");
+        assert_eq!(grown as u64, network.passing_bytes(), "{side:?}");
         needs.push(told);
     }
     // Scratch for Winograd's convolution is most of the rest.
     assert!(needs[2] > needs[3] && 3 * needs[3] < 2 * needs[0], "{needs:?}");
+}
+
+#[test]
+fn activations_side_by_side_are_each_computed_as_far_as_a_tile_depends_on_them() {
+    let dir = TempDir::new();
+    let path = dir.path().join("network.onnx");
+    let (entry, graph) = graphs::skip(96);
+    fs::write(&path, graph.bytes()).unwrap();
+    let mut network = Network::load(&path, &entry).unwrap();
+    let input = values(&mut Random(9), &network);
+    let (whole, all) = (bits(&network, &input), network.workspace_bytes().unwrap());
+    network.cut(16).unwrap();
+    assert!(bits(&network, &input) == whole);
+    // Of 22 × 22 pixels at most, instead of 96 × 96.
+    let tile = network.workspace_bytes().unwrap();
+    assert!(8 * tile < all, "{tile} of {all}");
 }
 
 #[test]

@@ -337,7 +337,7 @@ pub unsafe extern "C" fn rissole_generate(
             }
             let (seed, query) = read_request(request)?;
             let mut counts = (0, 0);
-            let drawn = generator.generate(seed, &query, &mut |event| {
+            let drawn = generator.generate(seed, query, &mut |event| {
                 let wanted = !handle.cancelled.load(Ordering::Relaxed) && listener.tell(&event, size, &mut counts);
                 let go_on = wanted && call.check_memory().is_ok();
                 if go_on { Ok(()) } else { Err(Error::Interrupted) }

@@ -13,6 +13,7 @@ mod networks;
 mod plan;
 mod settings;
 
+use std::borrow::Borrow;
 use std::time::Instant;
 
 use image::RgbImage;
@@ -134,7 +135,8 @@ impl Generator {
     }
 
     /// Draws the picture that belongs to `seed` and `query`, and tells `observe` of the progress. The same
-    /// seed, query, options and build give the same pixels, whatever the number of threads.
+    /// seed, query, options and build give the same pixels, whatever the number of threads. A `query` that is given away,
+    /// and its picture, is let go before the drawing begins.
     ///
     /// # Errors
     /// What `observe` returns, at once; [`Error::Usage`] for a query that this bundle cannot take;
@@ -142,17 +144,19 @@ impl Generator {
     pub fn generate(
         &mut self,
         seed: u64,
-        query: &Query,
+        query: impl Borrow<Query>,
         observe: &mut dyn FnMut(Event<'_>) -> Result<()>,
     ) -> Result<Picture> {
         let noise = Noise::new(seed);
         let mut times = StageTimes::default();
         observe(Event::Started { steps_total: self.steps_total() })?;
 
-        if matches!(query, Query::Image(_)) && self.uses_database() {
+        if matches!(query.borrow(), Query::Image(_)) && self.uses_database() {
             self.networks.hold(Stage::Encode)?;
         }
-        let (query, neighbours) = timed(&mut times.retrieve, || self.retrieve(noise, query))?;
+        let found = timed(&mut times.retrieve, || self.retrieve(noise, query.borrow()));
+        drop(query);
+        let (query, neighbours) = found?;
         if self.uses_database() {
             observe(Event::Retrieved { query, neighbours: &neighbours })?;
         }

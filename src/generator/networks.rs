@@ -30,6 +30,8 @@ pub(super) struct Load {
     pub workers: usize,
     /// Bytes that the walk itself holds while it samples.
     pub walk: u64,
+    /// Bytes of a latent, which waits while the decoder is loaded.
+    pub latent: u64,
     /// Bytes of a picture and its latents on their way through encoder or decoder.
     pub picture: u64,
     /// Bytes of the picture in `f32`.
@@ -78,10 +80,10 @@ impl Measured {
         self.loaded.saturating_add(self.workspace.saturating_mul(workers as u64))
     }
 
-    /// More, at the peak of loading it or of `workers` running it with `more` bytes in use beside it.
-    pub fn peak(&self, workers: usize, more: u64) -> u64 {
-        let run = self.run.saturating_mul(workers as u64).saturating_add(more);
-        run.max(self.load.saturating_sub(self.held(workers)))
+    /// More, at the peak of loading it with `waiting` bytes in use beside it, or of `workers` running it beside `running`.
+    pub fn peak(&self, workers: usize, waiting: u64, running: u64) -> u64 {
+        let run = self.run.saturating_mul(workers as u64).saturating_add(running);
+        run.max(self.load.saturating_add(waiting).saturating_sub(self.held(workers)))
     }
 }
 
@@ -176,7 +178,7 @@ impl Networks {
             let base = budget::live_bytes();
             let (_, cost) = measure(&self.bundle, &entry)?;
             let picture = self.load.picture.saturating_add(self.load.planes);
-            let needs = base.saturating_add(cost.held(1)).saturating_add(cost.peak(1, picture));
+            let needs = base.saturating_add(cost.held(1)).saturating_add(cost.peak(1, 0, picture));
             budget::check(needs, self.budget)?;
             self.encoder_fits = true;
         }
@@ -220,19 +222,17 @@ pub(super) fn try_out(bundle: &Bundle) -> Result<Trial> {
 fn try_decoding(bundle: &Bundle) -> Result<Vec<Decoding>> {
     let entry = &bundle.manifest.networks.decoder;
     let (mut network, whole) = measure(bundle, entry)?;
-    let passing = |network: &Network, run: u64| run.saturating_add(network.tile_bytes());
+    let passing = |network: &Network, run: u64| run.saturating_add(network.passing_bytes());
     let mut ways = vec![Decoding { tile: None, cost: Measured { run: passing(&network, whole.run), ..whole } }];
-    let uncut = budget::live_bytes();
     for side in tile_sides(bundle) {
-        let (cut, peak) = budget::peak_of(|| network.cut(side));
+        let (cut, tiling) = budget::cost_of(|| network.cut(side));
         if let Err(why) = cut {
             log::info!("{} is not run in tiles: {why}", entry.file);
             break;
         }
-        let [tiling, peak] = [budget::live_bytes(), peak].map(|bytes| bytes.saturating_sub(uncut));
         let cost = Measured {
-            loaded: whole.loaded.saturating_add(tiling),
-            load: whole.load.max(whole.loaded.saturating_add(peak)),
+            loaded: whole.loaded.saturating_add(tiling.kept),
+            load: whole.load.max(whole.loaded.saturating_add(tiling.peak)),
             workspace: network.workspace_bytes().unwrap_or(whole.workspace),
             run: passing(&network, 0),
         };
@@ -251,21 +251,17 @@ fn tile_sides(bundle: &Bundle) -> impl Iterator<Item = usize> + use<> {
 
 /// A network, loaded, and what it takes. Only one run by tract is run to find out.
 fn measure(bundle: &Bundle, entry: &NetworkEntry) -> Result<(Network, Measured)> {
-    let base = budget::live_bytes();
-    let (network, load_peak) = budget::peak_of(|| Network::open(bundle, entry));
+    let (network, load) = budget::cost_of(|| Network::open(bundle, entry));
     let network = network?;
-    let loaded = budget::live_bytes();
     let (workspace, run) = match network.workspace_bytes() {
         Some(workspace) => (workspace, 0),
         None => {
-            let (ran, run_peak) = budget::peak_of(|| network.warm_up());
+            let (ran, run) = budget::cost_of(|| network.warm_up());
             ran?;
-            let after = budget::live_bytes().max(loaded);
-            (after - loaded, run_peak.saturating_sub(after))
+            (run.kept, run.peak - run.kept)
         }
     };
-    let (loaded, load) = (loaded.saturating_sub(base), load_peak.saturating_sub(base));
-    Ok((network, Measured { loaded, load, workspace, run }))
+    Ok((network, Measured { loaded: load.kept, load: load.peak, workspace, run }))
 }
 
 fn ensure(slot: &mut Option<Network>, bundle: &Bundle, entry: &NetworkEntry) -> Result<()> {

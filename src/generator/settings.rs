@@ -65,7 +65,7 @@ impl Settings {
         let pixels = manifest.image.width as u64 * manifest.image.height as u64;
         // Bytes of a picture, its latent, and the latent snapped.
         let (picture, planes) = (3 * pixels + 12 * latent, 12 * pixels);
-        Load { workers, walk, picture, planes }
+        Load { workers, walk, latent: 4 * latent, picture, planes }
     }
 }
 

@@ -171,6 +171,7 @@ impl Network {
     /// as a whole.
     pub fn cut(&mut self, side: usize) -> std::result::Result<(), String> {
         match (&mut self.runner, &self.output.shape[..]) {
+            (Runner::Own(_), _) if self.inputs.len() != 1 => Err("it has not one input".into()),
             (Runner::Own(runner), &[_, channels, height, width]) => runner.cut(side, [channels, height, width]),
             (Runner::Own(_), _) => Err("its output is no picture".into()),
             (Runner::Tract(_), _) => Err("it is run by tract".into()),
@@ -185,10 +186,10 @@ impl Network {
         }
     }
 
-    /// Bytes that [`Self::run_tiles`] takes while it lasts, beside those.
-    pub fn tile_bytes(&self) -> u64 {
+    /// Bytes that [`Self::run_tiles`] takes while it lasts, beside what a run works in.
+    pub fn passing_bytes(&self) -> u64 {
         match self.tiling() {
-            Some((_, tiling)) => OwnRunner::tile_bytes(tiling),
+            Some((_, tiling)) => tiling.passing_bytes(),
             None => self.output_len() as u64 * size_of::<f32>() as u64,
         }
     }
@@ -274,12 +275,12 @@ impl Network {
         if !self.input_lens().eq([input.len()]) {
             return wrong();
         }
-        let mut finite = true;
-        let mut told = |window, values: &[f32]| {
+        let (mut tiles, mut finite) = (runner.tiles(tiling, input), true);
+        while let Some((window, values)) = guard(&self.path, || tiles.next().map_err(TractError::msg))? {
             finite &= is_finite(values);
             each(window, values);
-        };
-        guard(&self.path, || runner.run_tiles(tiling, input, &mut told).map_err(TractError::msg))?;
+        }
+        tiles.end();
         self.check_finite(finite)
     }
 

@@ -25,11 +25,7 @@ impl OwnRunner {
     pub fn cut(&mut self, side: usize, [channels, height, width]: [usize; 3]) -> Result<(), String> {
         // Memory that an earlier run has left is of another size.
         (self.tiling, self.idle) = (None, Mutex::default());
-        let tiling = Tiling::new(&self.program, side)?;
-        if tiling.output() != (Shape { channels, height, width }) {
-            return Err("its output has other sides than it is computed with".into());
-        }
-        self.tiling = Some(tiling);
+        self.tiling = Some(Tiling::new(&self.program, side, Shape { channels, height, width })?);
         Ok(())
     }
 
@@ -39,11 +35,6 @@ impl OwnRunner {
         (arena as u64 + scratch as u64) * size_of::<f32>() as u64
     }
 
-    /// Bytes that [`Self::run_tiles`] takes while it lasts, beside those.
-    pub fn tile_bytes(tiling: &Tiling) -> u64 {
-        ((tiling.input_len + tiling.output_len()) * size_of::<f32>() + tiling.tile_bytes()) as u64
-    }
-
     /// Runs the whole program.
     pub fn run(&self, inputs: &[&[f32]], out: &mut [f32]) {
         let mut workspace = self.take();
@@ -51,28 +42,10 @@ impl OwnRunner {
         self.idle().push(workspace);
     }
 
-    /// Runs the program, whose only input is `input`, tile by tile, and tells `each` of the tile and its values.
-    pub fn run_tiles(
-        &self,
-        tiling: &Tiling,
-        input: &[f32],
-        each: &mut dyn FnMut(Window, &[f32]),
-    ) -> Result<(), String> {
-        let mut workspace = self.take();
-        let (mut seen, mut out) = (vec![0.0; tiling.input_len], vec![0.0; tiling.output_len()]);
-        let channels = [tiling.input().channels, tiling.output().channels];
-        for window in tiling.windows() {
-            let tile = tiling.tile(&self.program, window)?;
-            let [from, to] = [tile.input, window];
-            let seen = &mut seen[..channels[0] * from.height * from.width];
-            let out = &mut out[..channels[1] * to.height * to.width];
-            let rows = seen.chunks_exact_mut(from.width).zip(from.rows(tiling.input()));
-            rows.for_each(|(row, range)| row.copy_from_slice(&input[range]));
-            tile.program.run(&[seen], out, &mut workspace);
-            each(window, out);
-        }
-        self.idle().push(workspace);
-        Ok(())
+    /// Runs the program, whose only input is `input`, as `tiling`, its own, says.
+    pub fn tiles<'a>(&'a self, tiling: &'a Tiling, input: &'a [f32]) -> Tiles<'a, impl Iterator<Item = Window>> {
+        let (seen, out) = (vec![0.0; tiling.input_len], vec![0.0; tiling.output_len()]);
+        Tiles { runner: self, tiling, input, windows: tiling.windows(), seen, out, workspace: self.take() }
     }
 
     /// Leaves memory for a run where there is none.
@@ -97,5 +70,36 @@ impl OwnRunner {
 
     fn idle(&self) -> MutexGuard<'_, Vec<Workspace>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A run of a program tile by tile.
+pub(super) struct Tiles<'a, W> {
+    runner: &'a OwnRunner,
+    tiling: &'a Tiling,
+    input: &'a [f32],
+    windows: W,
+    seen: Vec<f32>,
+    out: Vec<f32>,
+    workspace: Workspace,
+}
+
+impl<W: Iterator<Item = Window>> Tiles<'_, W> {
+    /// The next tile and its values.
+    pub fn next(&mut self) -> Result<Option<(Window, &[f32])>, String> {
+        let Some(window) = self.windows.next() else { return Ok(None) };
+        let tile = self.tiling.tile(&self.runner.program, window)?;
+        let [from, to] = [tile.input, window];
+        let seen = &mut self.seen[..self.tiling.input().channels * from.height * from.width];
+        let out = &mut self.out[..self.tiling.output().channels * to.height * to.width];
+        let rows = seen.chunks_exact_mut(from.width).zip(from.rows(self.tiling.input()));
+        rows.for_each(|(row, range)| row.copy_from_slice(&self.input[range]));
+        tile.program.run(&[seen], out, &mut self.workspace);
+        Ok(Some((window, out)))
+    }
+
+    /// Leaves the memory that it worked in to the next run.
+    pub fn end(self) {
+        self.runner.idle().push(self.workspace);
     }
 }

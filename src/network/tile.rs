@@ -17,7 +17,7 @@ use std::sync::Arc;
 use super::arena::{self, Lifetime, Place};
 use super::ops::{Corner, Shape, View};
 use super::program::{Op, Program, Step};
-use flow::{Flow, Part, Site};
+use flow::{Flow, Part, Spans};
 use reach::{Reach, Span};
 
 /// A window of a picture, in pixels.
@@ -69,14 +69,17 @@ pub(super) struct Tile {
 }
 
 impl Tiling {
-    /// Cuts `program` into tiles of `side` × `side` pixels of its output, at the right and lower edges perhaps less; or
-    /// says why it cannot be cut.
-    pub fn new(program: &Program, side: usize) -> Result<Self, String> {
+    /// Cuts `program`, whose output is to be of shape `output`, into tiles of `side` × `side` pixels of it, at the right
+    /// and lower edges perhaps less; or says why it cannot be cut.
+    pub fn new(program: &Program, side: usize, output: Shape) -> Result<Self, String> {
         if side == 0 {
             return Err("a tile has at least one pixel".into());
         }
         let flow = Flow::new(program)?;
-        let Shape { height, width, .. } = flow.shape(flow.output);
+        if flow.shape(flow.output) != output {
+            return Err("its output has other sides than it is computed with".into());
+        }
+        let Shape { height, width, .. } = output;
         let heights = longest(&flow, tiles(height, side), |shape| shape.height);
         let widths = longest(&flow, tiles(width, side), |shape| shape.width);
         let shape = |Part { id, channels, .. }: Part| Shape { channels, height: heights[id], width: widths[id] };
@@ -96,13 +99,13 @@ impl Tiling {
             _ => step.scratch(),
         });
         let scratch = scratch.try_fold(0, |most, scratch| scratch.map(|scratch| scratch.max(most)));
-        let (scratch, input_len) = (scratch.ok_or("scratch overflows")?, shape(flow.input).len());
+        let (scratch, input_len) = (scratch.ok_or("scratch overflows")?, shape(flow.sites[flow.input].out).len());
         Ok(Self { flow, side, ranges, arena, scratch, input_len })
     }
 
     /// The shape of the whole input.
     pub fn input(&self) -> Shape {
-        self.flow.shape(self.flow.input)
+        self.flow.shape(self.flow.sites[self.flow.input].out)
     }
 
     /// The shape of the whole output.
@@ -116,9 +119,11 @@ impl Tiling {
         channels * height.min(self.side) * width.min(self.side)
     }
 
-    /// Bytes that a [`Tile`] takes while it is made and run, apart from the memory that it works in.
-    pub fn tile_bytes(&self) -> usize {
-        self.flow.sites.len() * size_of::<Step>() + 2 * self.flow.buffers.len() * size_of::<Span>()
+    /// Bytes that a run takes beside the memory that it works in: a tile's input and output, and the [`Tile`] itself.
+    pub fn passing_bytes(&self) -> u64 {
+        let (steps, buffers) = (self.flow.sites.len(), self.flow.buffers.len());
+        let tile = steps * size_of::<Step>() + 2 * (steps + buffers) * size_of::<Span>();
+        ((self.input_len + self.output_len()) * size_of::<f32>() + tile) as u64
     }
 
     /// The tiles, row by row.
@@ -131,33 +136,34 @@ impl Tiling {
     pub fn tile(&self, program: &Program, window: Window) -> Result<Tile, String> {
         let Window { top, left, height, width } = window;
         let (rows, columns) = (top..top + height, left..left + width);
-        let needed = Needed {
-            rows: self.flow.spans(rows.clone(), |shape| shape.height),
-            columns: self.flow.spans(columns.clone(), |shape| shape.width),
-        };
+        let spans = [
+            self.flow.spans(rows.clone(), |shape| shape.height),
+            self.flow.spans(columns.clone(), |shape| shape.width),
+        ];
         let mut steps = Vec::with_capacity(program.steps.len());
-        for (step, site) in program.steps.iter().zip(&self.flow.sites) {
-            steps.push(self.step(step, site, &needed)?);
+        for (i, step) in program.steps.iter().enumerate() {
+            steps.push(self.step(i, step, &spans)?);
         }
-        let mut tile = Program::new(steps, self.place(self.flow.output, &needed, &rows, &columns))?;
+        let mut tile = Program::new(steps, self.place(self.flow.output, &spans, &rows, &columns))?;
         tile.isa = program.isa;
-        let input = self.flow.input.id;
-        Ok(Tile { program: tile, input: Window::new(&needed.rows[input], &needed.columns[input]) })
+        let [rows, columns] = &spans;
+        Ok(Tile { program: tile, input: Window::new(&rows.needed[self.flow.input], &columns.needed[self.flow.input]) })
     }
 
-    /// The step that does for a tile what `step` does for the whole.
-    fn step(&self, step: &Step, site: &Site, needed: &Needed) -> Result<Step, String> {
-        let [wanted_rows, wanted_columns] = [&needed.rows[site.out.id], &needed.columns[site.out.id]];
+    /// The step that does for a tile what step `i`, `step`, does for the whole; `spans` are the rows and columns.
+    fn step(&self, i: usize, step: &Step, spans: &[Spans; 2]) -> Result<Step, String> {
+        let site = self.flow.sites.get(i).ok_or_else(another)?;
+        let [needed_rows, needed_columns] = spans.each_ref().map(|spans| &spans.needed[i]);
         let Shape { height, width, .. } = self.flow.shape(site.out);
-        let [rows, columns] = [&site.computed(wanted_rows, height), &site.computed(wanted_columns, width)];
-        let seen = |(reach, part): (Reach, Part)| {
+        let [rows, columns] = [&site.computed(needed_rows, height), &site.computed(needed_columns, width)];
+        let read = |(reach, part): (Reach, Part)| {
             let Shape { height, width, .. } = self.flow.shape(part);
-            let seen_rows = site.read(reach, wanted_rows, height);
-            let seen_columns = site.read(reach, wanted_columns, width);
-            let before = [reach.before(rows, &seen_rows), reach.before(columns, &seen_columns)];
-            (self.place(part, needed, &seen_rows, &seen_columns), before)
+            let read_rows = site.read(reach, needed_rows, height);
+            let read_columns = site.read(reach, needed_columns, width);
+            let before = [reach.before(rows, &read_rows), reach.before(columns, &read_columns)];
+            (self.place(part, spans, &read_rows, &read_columns), before)
         };
-        let [first, second] = site.reads.map(|read| read.map(seen));
+        let [first, second] = site.reads.map(|part| part.map(read));
         let (second, odd) = (second.map(|(place, _)| place), [rows.start % 2, columns.start % 2]);
         let op = match (&step.op, first, second) {
             (Op::Input(i), None, None) => Op::Input(*i),
@@ -168,29 +174,25 @@ impl Tiling {
             (Op::Copy { .. }, Some((x, _)), None) => Op::Copy { x },
             (Op::Add { .. }, Some((a, _)), Some(b)) => Op::Add { a, b },
             (&Op::DepthToSpace { block, .. }, Some((x, _)), None) => Op::DepthToSpace { block, x },
-            _ => return Err("another program than the one that was cut".into()),
+            _ => return Err(another()),
         };
-        Ok(Step { op, out: self.place(site.out, needed, rows, columns) })
+        Ok(Step { op, out: self.place(site.out, spans, rows, columns) })
     }
 
     /// Where `rows` and `columns` of `part` lie in a tile's arena.
-    fn place(&self, part: Part, needed: &Needed, rows: &Span, columns: &Span) -> Place {
+    fn place(&self, part: Part, spans: &[Spans; 2], rows: &Span, columns: &Span) -> Place {
         let Part { id, first, channels } = part;
-        let buffer = &self.flow.buffers[id];
-        let Shape { channels: zeros, height, width } = buffer.shape;
-        let held = Window::new(&buffer.held(&needed.rows[id], height), &buffer.held(&needed.columns[id], width));
-        let Window { top, left, height, width } = held;
+        let zeros = self.flow.buffers[id].shape.channels;
+        let [held_rows, held_columns] = spans.each_ref().map(|spans| &spans.held[id]);
+        let Window { top, left, height, width } = Window::new(held_rows, held_columns);
         let view = View::whole(Shape { channels: zeros, height, width }).channels(first, channels);
         let view = view.window(rows.start - top, columns.start - left, rows.len(), columns.len());
         Place { buffer: self.ranges[id].clone(), view, zeros }
     }
 }
 
-/// What of each buffer a tile depends on. A little more may be held, where pixels are computed several at a time.
-#[derive(Debug)]
-struct Needed {
-    rows: Vec<Span>,
-    columns: Vec<Span>,
+fn another() -> String {
+    "another program than the one that was cut".into()
 }
 
 /// A side of `whole` pixels in spans of `side`.
@@ -202,9 +204,8 @@ fn tiles(whole: usize, side: usize) -> impl Iterator<Item = Span> {
 fn longest(flow: &Flow, tiles: impl Iterator<Item = Span>, side: fn(Shape) -> usize) -> Vec<usize> {
     let mut longest = vec![0; flow.buffers.len()];
     for tile in tiles {
-        let spans = flow.buffers.iter().zip(flow.spans(tile, side));
-        let held = spans.map(|(buffer, span)| buffer.held(&span, side(buffer.shape)).len());
-        longest.iter_mut().zip(held).for_each(|(longest, held)| *longest = held.max(*longest));
+        let held = flow.spans(tile, side).held;
+        longest.iter_mut().zip(held).for_each(|(longest, held)| *longest = held.len().max(*longest));
     }
     longest
 }

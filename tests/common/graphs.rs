@@ -52,11 +52,7 @@ pub fn random(seed: u64) -> (NetworkEntry, Graph) {
         1 => maker.depth_to_space(&x),
         _ => x,
     };
-    let outputs = vec![tensor("y", &x.dims())];
-    let entry = NetworkEntry { file: "network.onnx".into(), inputs: inputs.clone(), outputs: outputs.clone() };
-    maker.graph.proto.output = Graph::new(0, &[], &outputs).proto.output;
-    maker.graph.output(&x.name, "y");
-    (entry, maker.graph)
+    maker.end(inputs, &x, "y")
 }
 
 /// A graph of the input `latent`, of nine random layers of which a pixel depends on those near it alone.
@@ -89,14 +85,31 @@ pub fn local(seed: u64) -> (NetworkEntry, Graph) {
     if maker.random.below(2) == 0 {
         x = maker.depth_to_space(&x);
     }
-    let outputs = vec![tensor("image", &x.dims())];
-    let entry = NetworkEntry { file: "network.onnx".into(), inputs, outputs: outputs.clone() };
-    maker.graph.proto.output = Graph::new(0, &[], &outputs).proto.output;
-    maker.graph.output(&x.name, "image");
-    (entry, maker.graph)
+    maker.end(inputs, &x, "image")
+}
+
+/// A graph of the input `latent` of `side` × `side` pixels, whose second half of a concatenation is made from the first.
+pub fn skip(side: usize) -> (NetworkEntry, Graph) {
+    let inputs = vec![TensorEntry { name: "latent".into(), shape: vec![1, 4, side, side] }];
+    let mut maker = Maker { graph: Graph::new(0, &inputs, &[]), random: Random(0) };
+    let x = Value { name: "latent".into(), channels: 4, height: side, width: side };
+    let skipped = maker.conv(&x, 16, 3, 1);
+    let deep = maker.conv(&skipped, 16, 3, 1);
+    let both = maker.concat(&deep, &skipped);
+    let x = maker.conv(&both, 3, 3, 1);
+    maker.end(inputs, &x, "image")
 }
 
 impl Maker {
+    /// The graph whose output `name` is `x`.
+    fn end(mut self, inputs: Vec<TensorEntry>, x: &Value, name: &str) -> (NetworkEntry, Graph) {
+        let outputs = vec![TensorEntry { name: name.into(), shape: x.dims().to_vec() }];
+        let entry = NetworkEntry { file: "network.onnx".into(), inputs, outputs: outputs.clone() };
+        self.graph.proto.output = Graph::new(0, &[], &outputs).proto.output;
+        self.graph.output(&x.name, name);
+        (entry, self.graph)
+    }
+
     fn layer(&mut self, x: &Value, time: &str, seen: &[Value]) -> Value {
         let channels = 1 + self.random.below(50);
         match self.random.below(10) {

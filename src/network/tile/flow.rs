@@ -16,11 +16,8 @@ pub(super) struct Buffer {
     /// Where it lies in the program's arena.
     range: Range<usize>,
     pub shape: Shape,
-    /// A multiple of the units of all that write to it.
-    unit: usize,
-    /// Channels that have been written, none twice.
-    written: Vec<Range<usize>>,
-    is_read: bool,
+    /// Channels that have been written, none twice, and by which steps.
+    written: Vec<(Range<usize>, usize)>,
     /// First and last step that touch it.
     pub first: usize,
     pub last: usize,
@@ -58,10 +55,20 @@ impl Site {
 }
 
 impl Buffer {
-    /// What of it is held where `needed` is needed, on a side of `side` pixels.
-    pub fn held(&self, needed: &Span, side: usize) -> Span {
-        aligned(needed, self.unit, side)
+    /// The steps that have written any of `channels`.
+    fn writers(&self, channels: Range<usize>) -> impl Iterator<Item = usize> {
+        let meets = move |written: &Range<usize>| written.start < channels.end && channels.start < written.end;
+        self.written.iter().filter(move |(written, _)| meets(written)).map(|&(_, step)| step)
     }
+}
+
+/// Rows, or columns, that a tile depends on.
+#[derive(Debug)]
+pub(super) struct Spans {
+    /// What is needed of each step's output. A little more may be computed, where pixels are so several at a time.
+    pub needed: Vec<Span>,
+    /// What each buffer holds: all that is computed of what lies in it.
+    pub held: Vec<Span>,
 }
 
 /// What a program reads and writes, step by step, whoever shares memory.
@@ -69,7 +76,8 @@ impl Buffer {
 pub(super) struct Flow {
     pub buffers: Vec<Buffer>,
     pub sites: Vec<Site>,
-    pub input: Part,
+    /// The step that takes the input.
+    pub input: usize,
     pub output: Part,
 }
 
@@ -88,16 +96,18 @@ impl Flow {
             };
             let reads = [read(first)?, read(second)?];
             let unit = reads.iter().flatten().map(|(reach, _)| reach.unit()).max().unwrap_or(1);
-            let out = buffers.write(&step.out, i, unit)?;
-            inputs.extend(matches!(step.op, Op::Input(_)).then_some(out));
+            let out = buffers.write(&step.out, i)?;
+            inputs.extend(matches!(step.op, Op::Input(_)).then_some(i));
             sites.push(Site { reads, out, unit });
         }
         let output = buffers.read(&program.output, program.steps.len())?;
         let Buffers(buffers) = buffers;
         let &[input] = &inputs[..] else { return Err("it has not one input".into()) };
-        match buffers.iter().all(|buffer| buffer.is_read) {
-            true => Ok(Self { buffers, sites, input, output }),
-            false => Err("it computes what is not used".into()),
+        let flow = Self { buffers, sites, input, output };
+        let whole = flow.spans(0..flow.shape(output).height, |shape| shape.height);
+        match whole.needed.iter().any(Span::is_empty) {
+            true => Err("it computes what is not used".into()),
+            false => Ok(flow),
         }
     }
 
@@ -106,36 +116,40 @@ impl Flow {
         Shape { channels, ..self.buffers[id].shape }
     }
 
-    /// What of each buffer is needed for the span `tile` of the output; `side` is that of a shape.
-    pub fn spans(&self, tile: Span, side: fn(Shape) -> usize) -> Vec<Span> {
-        let side = |id: Id| side(self.buffers[id].shape);
-        let mut spans = vec![0..0; self.buffers.len()];
-        spans[self.output.id] = tile;
-        // Where something is read before all that lies beside it is written, once back through the steps is not enough.
-        while self.widen(&mut spans, side) {}
-        spans
-    }
-
-    /// Widens `spans` to what the steps depend on; false where nothing is missing.
-    fn widen(&self, spans: &mut [Span], side: impl Fn(Id) -> usize) -> bool {
-        let mut has_grown = false;
-        for site in self.sites.iter().rev() {
-            let span = spans[site.out.id].clone();
-            if span.is_empty() {
-                continue;
-            }
-            for (reach, read) in site.reads.iter().flatten() {
-                let needed = hull(&spans[read.id], site.read(*reach, &span, side(read.id)));
-                has_grown |= spans[read.id] != needed;
-                spans[read.id] = needed;
+    /// What the span `tile` of the output depends on; `side` is that of a shape.
+    pub fn spans(&self, tile: Span, side: fn(Shape) -> usize) -> Spans {
+        let side = |part: Part| side(self.buffers[part.id].shape);
+        let mut needed = vec![0..0; self.sites.len()];
+        self.need(self.output, &tile, &mut needed);
+        // What reads stands behind what it reads, so that all that needs a step has been met before it.
+        for (i, site) in self.sites.iter().enumerate().rev().filter(|_| !tile.is_empty()) {
+            let span = needed[i].clone();
+            for &(reach, part) in site.reads.iter().flatten().filter(|_| !span.is_empty()) {
+                self.need(part, &site.read(reach, &span, side(part)), &mut needed);
             }
         }
-        has_grown
+        let mut held = vec![0..0; self.buffers.len()];
+        for (site, span) in self.sites.iter().zip(&needed) {
+            let held = &mut held[site.out.id];
+            *held = hull(held, &site.computed(span, side(site.out)));
+        }
+        Spans { needed, held }
+    }
+
+    /// Makes `span` of `part` needed of the steps that write it.
+    fn need(&self, Part { id, first, channels }: Part, span: &Span, needed: &mut [Span]) {
+        for writer in self.buffers[id].writers(first..first + channels) {
+            needed[writer] = hull(&needed[writer], span);
+        }
     }
 }
 
-fn hull(a: &Span, b: Span) -> Span {
-    if a.is_empty() { b } else { a.start.min(b.start)..a.end.max(b.end) }
+fn hull(a: &Span, b: &Span) -> Span {
+    match (a.is_empty(), b.is_empty()) {
+        (true, _) => b.clone(),
+        (_, true) => a.clone(),
+        _ => a.start.min(b.start)..a.end.max(b.end),
+    }
 }
 
 /// The buffers so far, as the steps go by.
@@ -148,32 +162,30 @@ impl Buffers {
         let (shape, part) = whole(place)?;
         let id = self.standing(place, shape).ok_or("it reads what is no longer there")?;
         let buffer = &mut self.0[id];
-        let common = |written: &Range<usize>| written.end.min(part.end).saturating_sub(written.start.max(part.start));
+        let common =
+            |(written, _): &(Range<usize>, _)| written.end.min(part.end).saturating_sub(written.start.max(part.start));
         if buffer.written.iter().map(common).sum::<usize>() != part.len() {
             return Err("it reads what was never written".into());
         }
-        (buffer.is_read, buffer.last) = (true, i);
+        buffer.last = i;
         Ok(Part { id, first: part.start, channels: part.len() })
     }
 
-    /// The part that step `i` of `unit` writes at `place`: of the buffer that stands there, or of a new one where that is another or
+    /// The part that step `i` writes at `place`: of the buffer that stands there, or of a new one where that is another or
     /// has these channels already.
-    fn write(&mut self, place: &Place, i: usize, unit: usize) -> Result<Part, String> {
+    fn write(&mut self, place: &Place, i: usize) -> Result<Part, String> {
         let (shape, part) = whole(place)?;
-        let apart = |written: &Range<usize>| written.end <= part.start || part.end <= written.start;
-        let standing = self.standing(place, shape).filter(|&id| self.0[id].written.iter().all(apart));
+        let is_free = |&id: &Id| self.0[id].writers(part.clone()).next().is_none();
+        let standing = self.standing(place, shape).filter(is_free);
         let id = standing.unwrap_or_else(|| {
             let range = place.buffer.clone();
-            self.0.push(Buffer { range, shape, unit: 1, written: vec![], is_read: false, first: i, last: i });
+            self.0.push(Buffer { range, shape, written: vec![], first: i, last: i });
             self.0.len() - 1
         });
         let (first, channels) = (part.start, part.len());
         let buffer = &mut self.0[id];
-        buffer.written.push(part);
+        buffer.written.push((part, i));
         buffer.last = i;
-        if !buffer.unit.is_multiple_of(unit) {
-            buffer.unit = buffer.unit.saturating_mul(unit);
-        }
         Ok(Part { id, first, channels })
     }
 

@@ -10,6 +10,8 @@ use crate::Bundle;
 use crate::network::lower::lower;
 use crate::network::program::Workspace;
 
+const OUTPUT: Shape = Shape { channels: 3, height: 64, width: 64 };
+
 fn program(network: &str) -> Program {
     let bundle = Bundle::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/avatars64")).unwrap();
     let entry = bundle.manifest.networks.all().find(|entry| entry.file == network).unwrap();
@@ -30,7 +32,7 @@ fn cut_out<T: Copy>(planes: &[T], shape: Shape, window: Window) -> Vec<T> {
 #[test]
 fn a_tile_is_computed_from_what_it_depends_on_and_no_more() {
     let program = program("decoder.onnx");
-    let tiling = Tiling::new(&program, 16).unwrap();
+    let tiling = Tiling::new(&program, 16, OUTPUT).unwrap();
     let (input, output) = (tiling.input(), tiling.output());
     let latent: Vec<f32> = (0..input.len()).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
     let whole = run(&program, &latent, output.len());
@@ -66,7 +68,7 @@ fn a_tile_is_computed_from_what_it_depends_on_and_no_more() {
 fn a_tile_s_memory_is_no_more_than_was_told() {
     let program = program("decoder.onnx");
     for side in [1, 7, 16, 24, 64, 1000] {
-        let tiling = Tiling::new(&program, side).unwrap();
+        let tiling = Tiling::new(&program, side, OUTPUT).unwrap();
         for window in tiling.windows() {
             let tile = tiling.tile(&program, window).unwrap();
             assert!(tile.program.arena <= tiling.arena && tile.program.scratch <= tiling.scratch);
@@ -76,15 +78,18 @@ fn a_tile_s_memory_is_no_more_than_was_told() {
         // Shared as well as the whole is.
         assert!(tiling.arena <= program.arena, "{side}: {} of {}", tiling.arena, program.arena);
     }
-    let small = Tiling::new(&program, 16).unwrap();
+    let small = Tiling::new(&program, 16, OUTPUT).unwrap();
     assert!(small.arena * 2 < program.arena, "{} of {}", small.arena, program.arena);
 }
 
 #[test]
 fn a_network_that_looks_at_all_is_not_cut() {
     for network in ["denoiser.onnx", "conditioner.onnx"] {
-        let why = Tiling::new(&program(network), 4).unwrap_err();
+        let why = Tiling::new(&program(network), 4, OUTPUT).unwrap_err();
         assert!(why.contains("depends on more than those near it") || why.contains("one input"), "{why}");
     }
-    assert!(Tiling::new(&program("decoder.onnx"), 0).is_err());
+    let decoder = program("decoder.onnx");
+    assert!(Tiling::new(&decoder, 0, OUTPUT).is_err());
+    let other = Shape { height: OUTPUT.height * 1000, ..OUTPUT };
+    assert!(Tiling::new(&decoder, 4, other).unwrap_err().contains("other sides"));
 }
