@@ -20,7 +20,7 @@ pub(super) enum Op {
         x: Place,
         vector: Option<Place>,
         residual: Option<Place>,
-        /// Not that of a whole activation in a tile alone.
+        /// The default, but in a tile.
         #[serde(skip)]
         corner: Corner,
     },

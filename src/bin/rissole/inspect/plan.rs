@@ -15,8 +15,14 @@ pub fn show(bundle: &Bundle, options: &Options, console: &Console) -> Result<()>
     let plans = Generator::plans(bundle, options)?;
     let budget = options.ram_budget.unwrap_or(u64::MAX);
     let taken = plans.iter().position(|plan| plan.needs() <= budget);
-    // One tile shows whether there may be more.
-    let untiled = Network::open(bundle, &bundle.manifest.networks.decoder)?.cut(usize::MAX).err();
+    let untiled = match plans.iter().all(|plan| plan.tile.is_none()) {
+        // One tile shows whether there may be more.
+        true => {
+            let cut = Network::open(bundle, &bundle.manifest.networks.decoder)?.cut(usize::MAX);
+            Some(cut.err().unwrap_or_else(|| "it would save nothing".into()))
+        }
+        false => None,
+    };
     if console.json {
         let needs: Vec<u64> = plans.iter().map(Plan::needs).collect();
         console.print_json(&json!({
