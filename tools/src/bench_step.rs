@@ -61,7 +61,7 @@ fn time<B: Backend>(args: &BenchArgs, backend: &B, device: &str) -> Result<()> {
         source: NeighbourSource::Noise,
         neighbour_dropout: 0.0,
         thumbnail_codebook_size: 0,
-        unet: UnetConfig { widths: args.widths.clone(), residuals: args.residuals, embedding: 128 },
+        unet: UnetConfig { widths: args.widths.clone(), residuals: args.residuals, embedding: 128, dropout: 0.0 },
         timesteps: 1000,
         schedule: ScheduleKind::Linear,
         prediction: Prediction::Epsilon,

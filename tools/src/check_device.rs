@@ -123,7 +123,7 @@ fn train<B: Backend>(backend: &B, steps: usize, requests: impl Fn() -> u64) -> R
         source: NeighbourSource::Noise,
         neighbour_dropout: 0.0,
         thumbnail_codebook_size: 0,
-        unet: UnetConfig { widths: vec![16, 32], residuals: 1, embedding: 32 },
+        unet: UnetConfig { widths: vec![16, 32], residuals: 1, embedding: 32, dropout: 0.1 },
         timesteps: 1000,
         schedule: ScheduleKind::Linear,
         prediction: Prediction::V,

@@ -182,6 +182,9 @@ impl Recipe {
         if !(0.0..1.0).contains(&self.denoiser.neighbour_dropout) {
             return fault("denoiser.neighbour_dropout must be a share below 1");
         }
+        if !(0.0..1.0).contains(&self.denoiser.unet.dropout) {
+            return fault("denoiser.unet.dropout must be a share below 1");
+        }
         let drops = self.denoiser.neighbour_dropout > 0.0;
         if drops && self.denoiser.source == NeighbourSource::Noise {
             return fault("denoiser.neighbour_dropout needs neighbours of the database");

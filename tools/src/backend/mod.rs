@@ -149,6 +149,29 @@ pub struct Plane {
     pub channels: usize,
 }
 
+/// Which elements dropout keeps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Mask {
+    /// Share that is dropped, below 1.
+    pub rate: f32,
+    /// What the mask follows from.
+    pub seed: [u32; 2],
+    /// Index of the first element, where an array is a part of a larger one.
+    pub first: u32,
+}
+
+impl Mask {
+    /// Hashes from here on are kept.
+    pub fn threshold(&self) -> u32 {
+        (f64::from(self.rate) * 2f64.powi(32)) as u32
+    }
+
+    /// What kept elements are multiplied by, which keeps the mean.
+    pub fn scale(&self) -> f32 {
+        1.0 / (1.0 - self.rate)
+    }
+}
+
 /// Settings of one AdamW update (Loshchilov & Hutter 2019) with gradient clipping and weight EMA.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
@@ -293,6 +316,10 @@ pub trait Backend {
     fn leaky_relu(&self, slope: f32, x: &Self::Buffer, out: &mut Self::Buffer);
     /// Its gradient.
     fn leaky_relu_grad(&self, slope: f32, x: &Self::Buffer, grad: &Self::Buffer, out: &mut Self::Buffer);
+
+    /// Dropout (Srivastava et al. 2014): `out[i] = scale · x[i]` where the hash of `seed` and `first + i` is at least the
+    /// threshold, else 0. With the same mask it is its own gradient.
+    fn dropout(&self, mask: &Mask, x: &Self::Buffer, out: &mut Self::Buffer);
 
     /// `out = a + b`.
     fn add(&self, a: &Self::Buffer, b: &Self::Buffer, out: &mut Self::Buffer);

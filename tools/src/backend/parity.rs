@@ -1,7 +1,7 @@
 //! Every operation on two backends with the same random inputs of odd sizes: forward and backward, outputs
 //! poisoned with NaN before.
 
-use super::{AdamW, Attention, Backend, Conv, Norm, Plane, Pool, Trained, Window};
+use super::{AdamW, Attention, Backend, Conv, Mask, Norm, Plane, Pool, Trained, Window};
 use crate::random::Random;
 
 /// Largest error of an operation in `f32`, as [`error`] measures it.
@@ -95,6 +95,7 @@ pub fn checks<A: Backend, B: Backend>() -> Vec<Check<A, B>> {
     vec![
         ("copies", copies),
         ("pointwise", pointwise),
+        ("dropout", dropout),
         ("sums", sums),
         ("convolution", convolution),
         ("convolution gradients", convolution_gradients),
@@ -132,6 +133,13 @@ fn pointwise<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
         compare!(pair, inputs vec![x.clone()], outputs [Poison(n)], |b, [x], [out]| b.leaky_relu(0.2, x, out));
         compare!(pair, inputs both(), outputs [Poison(n)], |b, [x, g], [out]| b.leaky_relu_grad(0.2, x, g, out));
         compare!(pair, inputs both(), outputs [Poison(n)], |b, [x, y], [out]| b.add(x, y, out));
+    }
+}
+
+fn dropout<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    for (n, rate, first) in [(1, 0.5, 0), (1_000, 0.1, 7), (70_001, 0.9, u32::MAX - 70)] {
+        let mask = Mask { rate, seed: [0x9e37_79b9, u32::MAX], first };
+        compare!(pair, inputs vec![pair.normal(n)], outputs [Poison(n)], |b, [x], [out]| b.dropout(&mask, x, out));
     }
 }
 

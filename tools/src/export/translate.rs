@@ -128,7 +128,8 @@ impl<'a, 'p, B: Backend> Translator<'a, 'p, B> {
             Op::Attention { heads } => (Form::Rows, self.attention(x, heads)),
             Op::Sinusoid { dim } => (Form::Vector, self.sinusoid(x, dim)),
             // Its forward value is made outside the graph; what a runtime computes is the value it stands for.
-            Op::StraightThrough => {
+            // Nor is anything dropped but in training.
+            Op::StraightThrough | Op::Dropout { .. } => {
                 let (x, form) = self.best(x, &[Form::Vector, Form::Rows, Form::Map]);
                 (form, x)
             }

@@ -112,13 +112,14 @@ impl LayerNorm {
     }
 }
 
-/// Residual block of a U-Net: norm, SiLU, conv, time embedding, norm, SiLU, conv, skip.
+/// Residual block of a U-Net: norm, SiLU, conv, time embedding, norm, SiLU, dropout, conv, skip.
 #[derive(Debug, Clone)]
 pub struct TimedResidual {
     norm_in: GroupNorm,
     conv_in: Conv,
     time: Conv,
     norm_out: GroupNorm,
+    dropout: f32,
     conv_out: Conv,
     skip: Option<Conv>,
 }
@@ -131,9 +132,15 @@ impl TimedResidual {
             conv_in: Conv::new(m, &format!("{name}.conv_in"), inputs, outputs, 3, 1.0),
             time: Conv::new(m, &format!("{name}.time"), embedding, outputs, 1, 1.0),
             norm_out: GroupNorm::new(m, &format!("{name}.norm_out"), outputs, true),
+            dropout: 0.0,
             conv_out: Conv::new(m, &format!("{name}.conv_out"), outputs, outputs, 3, 0.01),
             skip: (inputs != outputs).then(|| Conv::new(m, &format!("{name}.skip"), inputs, outputs, 1, 1.0)),
         }
+    }
+
+    /// The same block that drops the share `rate` in training.
+    pub fn dropping(self, rate: f32) -> Self {
+        Self { dropout: rate, ..self }
     }
 
     /// Records the block; `embedding` already went through SiLU.
@@ -143,6 +150,7 @@ impl TimedResidual {
         let time = self.time.apply(t, embedding);
         let h = t.add_vector(h, time);
         let h = self.norm_out.apply(t, h);
+        let h = t.dropout(h, self.dropout);
         let h = self.conv_out.apply(t, h);
         let x = self.skip.as_ref().map_or(x, |skip| skip.apply(t, x));
         t.add(x, h)

@@ -6,7 +6,7 @@ use crate::backend::Backend;
 use crate::tape::{NodeId, Tape};
 
 /// Widths and depth.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnetConfig {
     /// Channels of each level; each level but the last is followed by halving height and width.
@@ -15,6 +15,15 @@ pub struct UnetConfig {
     pub residuals: usize,
     /// Size of the time embedding; even.
     pub embedding: usize,
+    /// Share of the values before the second convolution of every residual block that are dropped in training (Ho et al.
+    /// 2020, appendix B); absent: none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropout: f32,
+}
+
+/// For settings that are left out where they are off: what was made before they came has the same hash.
+pub(crate) fn is_zero(rate: &f32) -> bool {
+    *rate == 0.0
 }
 
 /// One level, going down and up.
@@ -37,7 +46,9 @@ pub struct Unet {
 impl Unet {
     /// Creates the parameters.
     pub fn new<B: Backend>(m: &mut Maker<B>, config: &UnetConfig) -> Self {
-        let e = config.embedding;
+        let residual = |m: &mut Maker<B>, name: &str, inputs: usize, outputs: usize| {
+            TimedResidual::new(m, name, inputs, outputs, config.embedding).dropping(config.dropout)
+        };
         let mut levels = Vec::new();
         let mut width = config.widths[0];
         for (i, &w) in config.widths.iter().enumerate() {
@@ -45,20 +56,19 @@ impl Unet {
             let down = (0..config.residuals)
                 .map(|r| {
                     let inputs = if r == 0 { width } else { w };
-                    TimedResidual::new(m, &format!("level{i}.down{r}"), inputs, w, e)
+                    residual(m, &format!("level{i}.down{r}"), inputs, w)
                 })
                 .collect();
             let halve = next.map(|_| Conv::new(m, &format!("level{i}.halve"), w, w, 3, 1.0).halving());
             let grow = next.map(|&n| Conv::new(m, &format!("level{i}.grow"), n, w, 3, 1.0));
-            let up =
-                (0..config.residuals).map(|r| TimedResidual::new(m, &format!("level{i}.up{r}"), 2 * w, w, e)).collect();
+            let up = (0..config.residuals).map(|r| residual(m, &format!("level{i}.up{r}"), 2 * w, w)).collect();
             levels.push(Level { down, halve, grow, up });
             width = w;
         }
         let middle = (
-            TimedResidual::new(m, "middle.in", width, width, e),
+            residual(m, "middle.in", width, width),
             AttentionBlock::new(m, "middle.attention", width),
-            TimedResidual::new(m, "middle.out", width, width, e),
+            residual(m, "middle.out", width, width),
         );
         let norm = GroupNorm::new(m, "norm", config.widths[0], true);
         Self { levels, middle, norm }

@@ -1,6 +1,6 @@
 //! Every op against central finite differences, on small odd sizes.
 
-use super::{Init, NodeId, ParamSet, Shape, Tape, op::len};
+use super::{Dropping, Init, NodeId, ParamSet, Shape, Tape, op::len};
 use crate::backend::{Backend, Window, cpu::Cpu};
 use crate::random::Random;
 
@@ -161,6 +161,32 @@ fn activations() {
 fn sums() {
     check(&[[2, 2, 3, 4], [2, 2, 3, 4]], &[], |t, x, _| t.add(x[0], x[1]));
     check(&[[2, 2, 3, 4], [2, 1, 1, 4]], &[], |t, x, _| t.add_vector(x[0], x[1]));
+}
+
+#[test]
+fn dropout_in_training_and_none_without() {
+    let dropping = |first_sample| Dropping { random: Random::new(5), first_sample };
+    let drop = |t: &mut Tape<Cpu>, x| {
+        t.dropping = Some(dropping(0));
+        t.dropout(x, 0.4)
+    };
+    check(&[[2, 2, 3, 4]], &[], |t, x, _| drop(t, x[0]));
+
+    let (cpu, mut set) = (Cpu::default(), ParamSet::default());
+    let mut run = |of: Option<Dropping>, samples: usize, rate: f32| {
+        let mut tape = Tape::new(&cpu, &mut set);
+        tape.dropping = of;
+        let x = tape.input("", [samples, 2, 3, 4], &vec![1.0; samples * 24]);
+        let (a, b) = (tape.dropout(x, rate), tape.dropout(x, rate));
+        (tape.value(a), tape.value(b), tape.nodes().len())
+    };
+    let plain = vec![1.0; 4 * 24];
+    assert_eq!(run(None, 4, 0.4), (plain.clone(), plain.clone(), 1));
+    assert_eq!(run(Some(dropping(0)), 4, 0.0), (plain.clone(), plain, 1));
+    let (a, b, _) = run(Some(dropping(0)), 4, 0.4);
+    assert!(a.contains(&0.0) && a != b, "each layer has a mask of its own");
+    // A process that has the last sample alone drops what one that has them all does.
+    assert_eq!(run(Some(dropping(3)), 1, 0.4).0, a[3 * 24..]);
 }
 
 #[test]

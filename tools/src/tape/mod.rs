@@ -13,6 +13,7 @@ pub use op::{Op, Shape};
 pub use params::{Init, Param, ParamSet};
 
 use crate::backend::{self, Backend, Window};
+use crate::random::Random;
 use op::len;
 
 /// Index of a node on its tape.
@@ -45,18 +46,35 @@ pub struct Tape<'a, B: Backend> {
     /// The parameters get no gradients.
     frozen: bool,
     nodes: Vec<Node<B>>,
+    dropping: Option<Dropping>,
+}
+
+/// What the masks of a step's dropout follow from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropping {
+    /// Gives every mask its seed, in the order of the record.
+    pub random: Random,
+    /// Samples of the batch before the first one of this record: processes that share a batch drop what one would.
+    pub first_sample: usize,
 }
 
 impl<'a, B: Backend> Tape<'a, B> {
     /// An empty record.
     pub fn new(backend: &'a B, params: &'a mut ParamSet<B>) -> Self {
-        Self { backend, params, frozen: false, nodes: Vec::new() }
+        Self { backend, params, frozen: false, nodes: Vec::new(), dropping: None }
     }
 
     /// The same, whose parameters get no gradients: [`Self::backward`] leads to the inputs alone.
     pub fn frozen(self) -> Self {
         let mut tape = self;
         tape.frozen = true;
+        tape
+    }
+
+    /// The same record, for training with dropout; without this nothing is dropped.
+    pub fn dropping(self, dropping: Dropping) -> Self {
+        let mut tape = self;
+        tape.dropping = Some(dropping);
         tape
     }
 
@@ -190,6 +208,16 @@ impl<'a, B: Backend> Tape<'a, B> {
         self.record(Op::LeakyRelu { slope }, &[x], self.shape(x), |t, out| {
             t.backend.leaky_relu(slope, t.buffer(x), out);
         })
+    }
+
+    /// Dropout of the share `rate`: see [`Self::dropping`]. The same node where nothing is dropped.
+    pub fn dropout(&mut self, x: NodeId, rate: f32) -> NodeId {
+        let shape = self.shape(x);
+        let Some(dropping) = self.dropping.as_mut().filter(|_| rate > 0.0) else { return x };
+        let seed = dropping.random.next_u64();
+        let first = (dropping.first_sample * (len(shape) / shape[0])) as u32;
+        let mask = backend::Mask { rate, seed: [seed as u32, (seed >> 32) as u32], first };
+        self.record(Op::Dropout { mask }, &[x], shape, |t, out| t.backend.dropout(&mask, t.buffer(x), out))
     }
 
     /// a + b.

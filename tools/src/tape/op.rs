@@ -1,6 +1,6 @@
 //! What a node of the tape computes. Activations are `[N, H, W, C]` (NHWC); vectors are `[N, 1, 1, C]`.
 
-use crate::backend::Window;
+use crate::backend::{Mask, Window};
 
 /// Shape of a node: batch, height, width, channels.
 pub type Shape = [usize; 4];
@@ -54,6 +54,11 @@ pub enum Op {
     LeakyRelu {
         /// Slope below zero.
         slope: f32,
+    },
+    /// Dropout, in training alone. Input: x.
+    Dropout {
+        /// What is kept.
+        mask: Mask,
     },
     /// Sum of two nodes of one shape.
     Add,

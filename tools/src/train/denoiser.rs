@@ -15,9 +15,9 @@ use super::optimizer::OptimizerConfig;
 use crate::backend::Backend;
 use crate::model::denoiser::{Conditioner, Conditions, Denoiser, DenoiserShape};
 use crate::model::layers::Maker;
-use crate::model::unet::UnetConfig;
+use crate::model::unet::{UnetConfig, is_zero};
 use crate::random::Random;
-use crate::tape::{NodeId, ParamSet, Tape};
+use crate::tape::{Dropping, NodeId, ParamSet, Tape};
 
 /// Settings of a recipe's `[denoiser]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -116,6 +116,7 @@ pub struct DenoiserTrainer<'a, B: Backend> {
     group: Option<&'a Group>,
     /// Hash of all settings that the weights depend on.
     settings: String,
+    seed: u64,
     optimizer: OptimizerConfig,
     /// Steps in all.
     steps: u64,
@@ -149,6 +150,7 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
             backend,
             group: None,
             settings: settings_hash(&(config, seed)),
+            seed,
             optimizer: config.optimizer.clone(),
             steps: config.steps,
             shape,
@@ -191,7 +193,13 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
     pub fn submit(&mut self, batch: &Batch) -> Result<()> {
         self.step += 1;
         self.set.clear_grads(self.backend);
-        let mut tape = Tape::new(self.backend, &mut self.set);
+        // Masks follow from the step, so that a run that goes on from a checkpoint drops what it would have dropped.
+        let rank = self.group.map_or(0, Group::rank);
+        let dropping = Dropping {
+            random: Random::new(self.seed.wrapping_add(self.step)),
+            first_sample: rank * batch.weights.len(),
+        };
+        let mut tape = Tape::new(self.backend, &mut self.set).dropping(dropping);
         // All copies to the device come before any work: one in the midst of it would wait.
         let (samples, block) = (batch.weights.len(), self.shape.grid.block());
         let target = tape.input("", [samples, block.height, block.width, block.channels], &batch.target);
@@ -321,11 +329,6 @@ impl<B: Backend> TrainedDenoiser<'_, B> {
     }
 }
 
-/// For settings that are left out where they are off: what was made before they came has the same hash.
-pub(crate) fn is_zero(rate: &f32) -> bool {
-    *rate == 0.0
-}
-
 /// A batch of one window of zeros.
 fn blank(shape: &DenoiserShape) -> Batch {
     let (cells, c) = (shape.grid.window().cells(), shape.grid.window().channels);
@@ -387,4 +390,59 @@ fn denoiser_inputs<B: Backend>(
     let position =
         shape.position_embedding.then(|| input("position", [n, 1, 1, shape.grid.positions()], &batch.positions));
     (noisy, timestep, position)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::Cpu;
+    use crate::train::latents::{LatentSet, Sampler};
+
+    const SETTINGS: &str = r#"
+        rows = 2
+        cols = 2
+        thumbnail = false
+        margin = 1
+        position_embedding = true
+        previous_block = false
+        neighbours = 1
+        exclude_self = true
+        source = "noise"
+        thumbnail_codebook_size = 0
+        timesteps = 10
+        schedule = "cosine"
+        prediction = "v"
+        thumbnail_share = 0.0
+        thumbnail_noise = 0.0
+        batch = 3
+        steps = 9
+        unet = { widths = [8], residuals = 1, embedding = 8 }
+        optimizer = { rate = 1e-2, warmup = 1, weight_decay = 0.0, max_norm = 1.0, average_decay = 0.9 }
+    "#;
+
+    #[test]
+    fn dropout_is_for_training_alone_and_another_at_every_step() {
+        let latent = LatentShape { channels: 2, height: 4, width: 4 };
+        let config = |dropout| {
+            let mut config: DenoiserTraining = toml::from_str(SETTINGS).unwrap();
+            config.unet.dropout = dropout;
+            config
+        };
+        let grid = config(0.0).shape(latent).unwrap().grid;
+        let set = LatentSet::random(grid, 5, 3, 1, &mut Random::new(1));
+        let alphas: Vec<f64> = (1..=10).map(|t| 1.0 - f64::from(t) / 11.0).collect();
+        let sampler = Sampler::new(&set, config(0.0).batch_settings(&alphas));
+        let batch = sampler.draw(3, &mut Random::new(2));
+        let cpu = Cpu::default();
+        // What is predicted of new networks, and the loss of their step of the number `step`.
+        let begin = |dropout: f32, step: u64| {
+            let mut trainer = DenoiserTrainer::new(&cpu, &config(dropout), latent, 7).unwrap();
+            trainer.step = step - 1;
+            (trainer.predict(&batch).unwrap(), trainer.train(&batch).unwrap())
+        };
+        let (whole, dropped) = (begin(0.0, 1), begin(0.5, 1));
+        assert!(whole.0 == dropped.0 && whole.1 != dropped.1);
+        assert_eq!(dropped, begin(0.5, 1));
+        assert!(whole == begin(0.0, 4) && dropped.1 != begin(0.5, 4).1);
+    }
 }

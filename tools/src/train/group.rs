@@ -71,6 +71,11 @@ impl Group {
         Ok(Self { rank, size, links })
     }
 
+    /// Number of this process, from 0.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
     /// Whether there is no other process.
     pub fn is_alone(&self) -> bool {
         self.size == 1

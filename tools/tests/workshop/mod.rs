@@ -42,7 +42,7 @@ thumbnail_share = 0.3
 thumbnail_noise = 0.3
 batch = 4
 steps = 6
-unet = { widths = [8], residuals = 1, embedding = 8 }
+unet = { widths = [8], residuals = 1, embedding = 8, dropout = 0.2 }
 optimizer = { rate = 1e-3, warmup = 2, weight_decay = 0.01, max_norm = 1.0, average_decay = 0.9 }
 [consistency]
 batch = 4

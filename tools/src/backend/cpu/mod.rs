@@ -15,7 +15,7 @@ use std::collections::HashMap;
 
 pub use nearest::{half_norms, nearest};
 
-use super::{AdamW, Attention, Backend, Conv, Norm, Plane, Pool, Trained};
+use super::{AdamW, Attention, Backend, Conv, Mask, Norm, Plane, Pool, Trained};
 
 /// The CPU. Keeps released buffers by length, since a training step asks for the same ones again.
 #[derive(Debug, Default)]
@@ -147,6 +147,10 @@ impl Backend for Cpu {
 
     fn leaky_relu_grad(&self, slope: f32, x: &Vec<f32>, grad: &Vec<f32>, out: &mut Vec<f32>) {
         pointwise::leaky_relu_grad(slope, x, grad, out);
+    }
+
+    fn dropout(&self, mask: &Mask, x: &Vec<f32>, out: &mut Vec<f32>) {
+        pointwise::dropout(mask, x, out);
     }
 
     fn add(&self, a: &Vec<f32>, b: &Vec<f32>, out: &mut Vec<f32>) {

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::super::{AdamW, Plane, Trained};
+use super::super::{AdamW, Mask, Plane, Trained};
 use super::simd::simd;
 
 /// Elements one task works on.
@@ -71,6 +71,31 @@ pointwise!(
     /// a + b.
     add, add_chunk, (), (a, b) => a + b
 );
+
+/// See [`Backend::dropout`](super::super::Backend::dropout).
+pub fn dropout(mask: &Mask, x: &[f32], out: &mut [f32]) {
+    let (threshold, scale) = (mask.threshold(), mask.scale());
+    out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).enumerate().for_each(|(chunk, (out, x))| {
+        let first = mask.first.wrapping_add((chunk * CHUNK) as u32);
+        for (i, (out, x)) in (0..).zip(out.iter_mut().zip(x)) {
+            let kept = hash(mask.seed, first.wrapping_add(i)) >= threshold;
+            *out = if kept { scale * x } else { 0.0 };
+        }
+    });
+}
+
+/// 32 bits that look random, whatever the order in which elements are asked for. The kernel has the same.
+fn hash([a, b]: [u32; 2], i: u32) -> u32 {
+    mix(mix(i ^ a) ^ b)
+}
+
+/// A permutation of 32 bits in which every bit of the input changes about half of those of the output (Wellons 2018,
+/// lowbias32).
+fn mix(mut x: u32) -> u32 {
+    x = (x ^ (x >> 16)).wrapping_mul(0x7feb_352d);
+    x = (x ^ (x >> 15)).wrapping_mul(0x846c_a68b);
+    x ^ (x >> 16)
+}
 
 /// `to += from`.
 pub fn accumulate(from: &[f32], to: &mut [f32]) {
@@ -267,7 +292,34 @@ simd! {
 
 #[cfg(test)]
 mod tests {
-    use super::sigmoid;
+    use super::{dropout, sigmoid};
+    use crate::backend::Mask;
+
+    #[test]
+    fn dropout_drops_as_much_as_said_keeps_the_mean_and_goes_on_where_a_part_begins() {
+        let x = vec![1.0; 100_000];
+        let dropped = |mask: Mask, x: &[f32]| {
+            let mut out = vec![f32::NAN; x.len()];
+            dropout(&mask, x, &mut out);
+            out
+        };
+        for rate in [0.1, 0.5, 0.9] {
+            let mask = Mask { rate, seed: [3, 4], first: u32::MAX - 500 };
+            let out = dropped(mask, &x);
+            let zeros = out.iter().filter(|&&v| v == 0.0).count() as f32 / x.len() as f32;
+            assert!((zeros - rate).abs() < 0.005, "{zeros} of {rate}");
+            assert!(out.iter().all(|&v| v == 0.0 || v == mask.scale()));
+            let part = dropped(Mask { first: mask.first.wrapping_add(77), ..mask }, &x[77..]);
+            assert_eq!(part, out[77..]);
+            // Independent of another seed's: they agree as often as chance has it.
+            for seed in [[3, 5], [4, 4], [4, 3]] {
+                let other = dropped(Mask { seed, ..mask }, &x);
+                let agree = out.iter().zip(&other).filter(|(a, b)| a == b).count() as f32 / x.len() as f32;
+                let chance = rate * rate + (1.0 - rate) * (1.0 - rate);
+                assert!((agree - chance).abs() < 0.01, "{agree} of {chance}");
+            }
+        }
+    }
 
     #[test]
     fn the_sigmoid_is_close_to_the_exact_one_everywhere() {

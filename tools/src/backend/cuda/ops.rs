@@ -2,7 +2,7 @@
 
 use rissole::{Error, Result};
 
-use super::super::{AdamW, Attention, Backend, Conv, Norm, Plane, Pool, Trained, Window};
+use super::super::{AdamW, Attention, Backend, Conv, Mask, Norm, Plane, Pool, Trained, Window};
 use super::memory::Buffer;
 use super::{Cuda, Operand, arguments};
 
@@ -168,6 +168,12 @@ impl Backend for Cuda {
     fn leaky_relu_grad(&self, slope: f32, x: &Buffer, grad: &Buffer, out: &mut Buffer) {
         assert_eq!([x.len(), grad.len()], [out.len(); 2]);
         self.each("leaky_relu_grad", out.len(), &arguments![slope, x, grad, out]);
+    }
+
+    fn dropout(&self, mask: &Mask, x: &Buffer, out: &mut Buffer) {
+        assert_eq!(x.len(), out.len());
+        let [a, b, first, threshold] = [mask.seed[0], mask.seed[1], mask.first, mask.threshold()].map(|n| n as usize);
+        self.each("dropout", out.len(), &arguments![a, b, first, threshold, mask.scale(), x, out]);
     }
 
     fn add(&self, a: &Buffer, b: &Buffer, out: &mut Buffer) {

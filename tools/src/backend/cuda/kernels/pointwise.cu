@@ -25,6 +25,19 @@ extern "C" __global__ void leaky_relu_grad(unsigned n, float slope, const act* x
     }
 }
 
+// A permutation of 32 bits (Wellons 2018, lowbias32).
+static __device__ __forceinline__ unsigned mix(unsigned x) {
+    x = (x ^ x >> 16) * 0x7feb352du;
+    x = (x ^ x >> 15) * 0x846ca68bu;
+    return x ^ x >> 16;
+}
+
+// scale · x where the hash of the seed (a, b) and of first + i is at least the threshold, else 0.
+extern "C" __global__ void dropout(unsigned n, unsigned a, unsigned b, unsigned first, unsigned threshold, float scale,
+                                   const act* x, act* out) {
+    FOR_EACH(i, n) store(out + i, mix(mix((first + i) ^ a) ^ b) >= threshold ? scale * load(x + i) : 0.0f);
+}
+
 extern "C" __global__ void add(unsigned n, const act* a, const act* b, act* out) {
     FOR_EACH(i, n) store(out + i, load(a + i) + load(b + i));
 }
