@@ -220,7 +220,7 @@ fn without_retrieval_noise_stands_in() {
     assert!(picture.report.query.is_none() && picture.report.neighbours.is_empty());
     assert_ne!(picture.image, draw(&bundle, &Options::default(), 5).image);
     let mut generator = Generator::open(&bundle, &Options::default()).unwrap();
-    assert!(matches!(generator.generate(4, &Query::Id(0), &mut quiet), Err(Error::Usage(_))));
+    assert!(matches!(generator.generate(4, Query::Id(0), &mut quiet), Err(Error::Usage(_))));
 }
 
 #[test]
