@@ -140,6 +140,14 @@ fn a_budget_is_kept_or_refused() {
     local = common::list_files(wide.path(), local.manifest);
     let loads = every_plan_draws_the_same_picture(&local, &Options::default());
     assert!(loads[0].stages[1].peak > plans[0].stages[1].peak, "{loads:#?}");
+    // Nor is a network read that cannot fit.
+    for storage in [Storage::Mapped, Storage::Read] {
+        let bundle = Bundle { storage, ..local.clone() };
+        budget::reset_peak();
+        let refused = draw(&bundle, &Options { ram_budget: Some(5 << 20), ..Options::default() });
+        assert!(matches!(refused, Err(Error::Budget { needs, .. }) if needs > 6 << 20));
+        assert!(budget::peak_bytes() <= 5 << 20, "peak {}", budget::peak_bytes());
+    }
 
     files_beyond_the_budget_are_not_held(&bundle);
 }

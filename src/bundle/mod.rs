@@ -16,6 +16,7 @@ use manifest::{FileEntry, NetworkEntry};
 use storage::GivenFile;
 pub use storage::{Files, Storage};
 
+use crate::budget;
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::file_bytes::FileBytes;
@@ -32,6 +33,9 @@ pub struct Bundle {
     pub manifest: Manifest,
     /// How the files are read.
     pub storage: Storage,
+    /// Bytes that all heap of the program stays within while files are opened, as far as that can be told beforehand; `None`:
+    /// whatever it takes.
+    pub budget: Option<u64>,
 }
 
 impl Bundle {
@@ -40,7 +44,7 @@ impl Bundle {
 
     /// The bundle that `manifest` describes in the folder `dir`, neither of them looked at.
     pub fn of(dir: &Path, manifest: Manifest) -> Self {
-        Self { dir: dir.to_owned(), manifest, storage: Storage::default() }
+        Self { dir: dir.to_owned(), manifest, storage: Storage::default(), budget: None }
     }
 
     /// Opens the bundle in `dir`: reads and checks the manifest, and the presence and size of every file it
@@ -85,20 +89,37 @@ impl Bundle {
         };
         let manifest = Manifest::from_json(&text).map_err(|fault| Error::file(&path, fault))?;
         manifest.check().map_err(|e| Error::file(&path, e.to_string()))?;
-        Ok(Self { dir: dir.to_owned(), manifest, storage })
+        Ok(Self { dir: dir.to_owned(), manifest, storage, budget: None })
     }
 
     /// The file `name` of this bundle.
     ///
     /// # Errors
-    /// [`Error::File`] where it is missing; [`Error::Io`].
+    /// [`Error::File`] where it is missing; [`Error::Io`]; [`Error::Budget`] where it is held in the heap and too large.
     pub fn bytes(&self, name: &str) -> Result<FileBytes> {
         let path = self.path_of(name);
         match &self.storage {
             Storage::Mapped => FileBytes::map(&path),
-            Storage::Read => FileBytes::hold(&path),
-            Storage::Given(files) => given(files, name).whole().map_err(|e| absent(&path, e)),
+            Storage::Read => {
+                self.check_room(fs::metadata(&path).map_err(|e| absent(&path, e))?.len())?;
+                FileBytes::hold(&path)
+            }
+            Storage::Given(files) => {
+                let file = given(files, name);
+                if files.in_memory(name).is_none() {
+                    self.check_room(file.size().map_err(|e| absent(&path, e))?)?;
+                }
+                file.whole().map_err(|e| absent(&path, e))
+            }
         }
+    }
+
+    /// Whether so many bytes more fit the budget.
+    ///
+    /// # Errors
+    /// [`Error::Budget`] where they do not.
+    pub(crate) fn check_room(&self, bytes: u64) -> Result<()> {
+        budget::check(budget::live_bytes().saturating_add(bytes), self.budget)
     }
 
     /// The container in the file `name`, all of it in memory.
@@ -126,33 +147,17 @@ impl Bundle {
     /// Opens the block database.
     ///
     /// # Errors
-    /// As [`BlockDatabase::open`].
-    pub fn database(&self) -> Result<BlockDatabase> {
-        self.database_within(None)
-    }
-
-    /// As [`Self::database`], where all heap of the program stays within `budget` bytes.
-    ///
-    /// # Errors
     /// As [`BlockDatabase::open`]; [`Error::Budget`].
-    pub(crate) fn database_within(&self, budget: Option<u64>) -> Result<BlockDatabase> {
-        BlockDatabase::of(self.large_container(&self.manifest.database, BlockDatabase::KIND)?.within(budget))
+    pub fn database(&self) -> Result<BlockDatabase> {
+        BlockDatabase::of(self.large_container(&self.manifest.database, BlockDatabase::KIND)?.within(self.budget))
     }
 
     /// Opens the index of `database`, which is [`Self::database`].
     ///
     /// # Errors
-    /// As [`FrozenIndex::open`].
-    pub fn index(&self, database: &BlockDatabase) -> Result<FrozenIndex> {
-        self.index_within(database, None)
-    }
-
-    /// As [`Self::index`], where all heap of the program stays within `budget` bytes.
-    ///
-    /// # Errors
     /// As [`FrozenIndex::open`]; [`Error::Budget`].
-    pub(crate) fn index_within(&self, database: &BlockDatabase, budget: Option<u64>) -> Result<FrozenIndex> {
-        FrozenIndex::of(self.large_container(&self.manifest.index, FrozenIndex::KIND)?.within(budget), database)
+    pub fn index(&self, database: &BlockDatabase) -> Result<FrozenIndex> {
+        FrozenIndex::of(self.large_container(&self.manifest.index, FrozenIndex::KIND)?.within(self.budget), database)
     }
 
     /// File name of the packed form of `network`, and the BLAKE3 of the ONNX file that it must be made from; `None`

@@ -62,8 +62,7 @@ struct Opened {
 }
 
 impl Opened {
-    /// `budget`: what all heap of the program stays within meanwhile.
-    fn open(bundle: &Bundle, options: &Options, budget: Option<u64>) -> Result<Self> {
+    fn open(bundle: &Bundle, options: &Options) -> Result<Self> {
         let manifest = bundle.manifest.clone();
         let grid = manifest.block_grid()?;
         let settings = Settings::new(options, &manifest)?;
@@ -71,10 +70,10 @@ impl Opened {
         let schedule = Schedule::new(diffusion.schedule, diffusion.timesteps)?;
         let sampler = Sampler::new(&schedule, settings.sampler, diffusion.prediction, settings.steps)?;
 
-        let database = bundle.database_within(budget)?;
+        let database = bundle.database()?;
         check_database(&database, &manifest, settings)?;
-        let index = bundle.index_within(&database, budget)?;
-        budget::check(budget::live_bytes().saturating_add(index.scratch_bytes(settings.neighbours)), budget)?;
+        let index = bundle.index(&database)?;
+        bundle.check_room(index.scratch_bytes(settings.neighbours))?;
         let mut scratch = SearchScratch::default();
         check_index(&index, &database, &manifest, settings, &mut scratch)?;
         Ok(Self { manifest, grid, settings, sampler, database, index, scratch })
@@ -107,7 +106,8 @@ impl Generator {
             log::warn!("the RAM budget is not kept: this program does not count what it allocates");
         }
         let budget = options.ram_budget.filter(|_| budget::is_counting());
-        let mut opened = Opened::open(bundle, options, budget.map(|budget| budget.max(OPENING)))?;
+        let bundle = &Bundle { budget: budget.map(|budget| budget.max(OPENING)), ..bundle.clone() };
+        let mut opened = Opened::open(bundle, options)?;
         let mut networks = match budget {
             Some(budget) => {
                 let plan = fitting(&opened.plans(bundle)?, budget)?;
@@ -131,7 +131,7 @@ impl Generator {
         if !budget::is_counting() {
             return Err(Error::Usage("this program does not count what it allocates".into()));
         }
-        Opened::open(bundle, options, None)?.plans(bundle)
+        Opened::open(bundle, options)?.plans(bundle)
     }
 
     /// Draws the picture that belongs to `seed` and `query`, and tells `observe` of the progress. The same

@@ -62,16 +62,20 @@ impl Network {
     /// file.
     ///
     /// # Errors
-    /// As [`Self::load`].
+    /// As [`Self::load`]; [`Error::Budget`] where it cannot fit the bundle's.
     pub fn open(bundle: &Bundle, entry: &NetworkEntry) -> Result<Self> {
         if let Some((packed, onnx)) = bundle.packed(entry) {
             let container = bundle.container(packed, packed::KIND);
             match container.and_then(|container| Self::of_packed(container, entry, onnx)) {
                 Ok(network) => return Ok(network),
+                Err(error @ Error::Budget { .. }) => return Err(error),
                 Err(error) => log::warn!("{error}; {} is used instead", entry.file),
             }
         }
-        Self::of_onnx(&bundle.bytes(&entry.file)?, &bundle.path_of(&entry.file), entry)
+        let file = bundle.bytes(&entry.file)?;
+        // Its weights, which are nearly all of it, are copied at least once.
+        bundle.check_room(file.bytes().len() as u64)?;
+        Self::of_onnx(&file, &bundle.path_of(&entry.file), entry)
     }
 
     /// Loads the ONNX file at `path`, whose tensors must be those of `entry`, and readies it for this CPU.
