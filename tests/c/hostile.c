@@ -1,10 +1,28 @@
 /* Every function with every pointer NULL or misaligned, from C and so with sanitizers: hostile MODEL_DIR
- * tests/c_hostile.rs has the numbers and structs that cannot be. */
+ * tests/c_hostile.rs has the numbers and structs that cannot be. Also that a panic within the library as it was linked could
+ * be caught by it: the tables by which a stack is unwound are all there. */
 #include <rissole.h>
 #include <stdio.h>
-#include <string.h>
+#include <unwind.h>
 
-static int refused, failed;
+static int refused, failed, unwound;
+
+int main(int argc, char **argv);
+
+static _Unwind_Reason_Code visit(struct _Unwind_Context *context, void *user) {
+    (void)user;
+    /* The lowest bit says Thumb on ARM. */
+    unwound |= (((uintptr_t)_Unwind_GetRegionStart(context) ^ (uintptr_t)main) & ~(uintptr_t)1) == 0;
+    return _URC_NO_REASON;
+}
+
+/* Looks for main on the stack, with the library in between. */
+static int on_progress(const rissole_progress *progress, void *user) {
+    (void)progress;
+    (void)user;
+    _Unwind_Backtrace(visit, NULL);
+    return 0;
+}
 
 static void argument(const char *call, rissole_status status) {
     refused++;
@@ -108,9 +126,10 @@ int main(int argc, char **argv) {
     }
     failed |= no_model != NULL || no_generator != NULL;
     /* After all that, it draws. */
+    failed |= rissole_generator_set_progress(generator, on_progress, NULL, &error) != RISSOLE_STATUS_OK;
     failed |= rissole_generate(generator, NULL, &image, NULL, &error) != RISSOLE_STATUS_OK;
     rissole_generator_close(generator);
     rissole_model_close(model);
-    printf("%d calls refused\n", refused);
-    return failed;
+    printf("%d calls refused; a panic %s be caught\n", refused, unwound ? "would" : "would not");
+    return failed || !unwound;
 }
