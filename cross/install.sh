@@ -15,7 +15,9 @@ profile=${RISSOLE_PROFILE:-release}
 # The library alone, not the command line; the rest of the features as in the workspace, so that nothing of what
 # tract needs is built twice.
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
-soname=librissole.so.${version%%.*}
+# A program goes on with every library of the same binary interface, and with no other.
+abi=$(sed -n 's/^pub const ABI_VERSION: u32 = \([0-9]*\);$/\1/p' src/capi/mod.rs)
+soname=librissole.so.${abi:?is not in src/capi/mod.rs}
 # shellcheck disable=SC2086  # words
 "${CARGO:-cargo}" rustc ${CARGO_FLAGS:-} --package rissole --lib --profile "$profile" --locked --features c-library \
     --crate-type staticlib ${target:+--target "$target"}
@@ -54,6 +56,5 @@ sed -e "s|@VERSION@|$version|" -e "s|@LIBRARIES@|$system_libraries|" \
     cross/rissole.pc.in >"$lib/pkgconfig/rissole.pc"
 sed -e "s|@VERSION@|$version|" -e "s|@LIBRARIES@|$(printf %s "$system_libraries" | sed 's/-l//g; s/ /;/g')|" \
     cross/rissoleConfig.cmake.in >"$lib/cmake/rissole/rissoleConfig.cmake"
-printf 'set(PACKAGE_VERSION "%s")\nif(PACKAGE_FIND_VERSION VERSION_GREATER PACKAGE_VERSION)\n  set(PACKAGE_VERSION_COMPATIBLE FALSE)\nelse()\n  set(PACKAGE_VERSION_COMPATIBLE TRUE)\nendif()\n' "$version" \
-    >"$lib/cmake/rissole/rissoleConfigVersion.cmake"
+sed "s|@VERSION@|$version|" cross/rissoleConfigVersion.cmake.in >"$lib/cmake/rissole/rissoleConfigVersion.cmake"
 echo "installed rissole $version in $prefix"

@@ -11,6 +11,7 @@
 
 #include "rissole.h"
 
+#include <exception>
 #include <functional>
 #include <memory>
 #include <stdexcept>
@@ -43,14 +44,14 @@ template <typename Call> void check(Call call) {
 /* The usual options, to be changed. */
 inline rissole_options usual_options() {
     rissole_options options;
-    rissole_options_init(&options);
+    rissole_options_init(&options, sizeof options);
     return options;
 }
 
 /* The usual request, to be changed. */
 inline rissole_request usual_request() {
     rissole_request request;
-    rissole_request_init(&request);
+    rissole_request_init(&request, sizeof request);
     return request;
 }
 
@@ -78,9 +79,21 @@ public:
         handle.reset(opened);
     }
 
+    /* Files in memory, used where they are; see rissole_model_open_memory. */
+    explicit Model(const std::vector<rissole_memory_file> &files) {
+        rissole_model *opened = nullptr;
+        check([&](rissole_error *error) {
+            return rissole_model_open_memory(files.data(), files.size(), &opened, error);
+        });
+        handle.reset(opened);
+    }
+
+    /* An open handle, which is closed with this object. */
+    explicit Model(rissole_model *opened) : handle(opened) {}
+
     rissole_model_info info() const {
-        rissole_model_info info = rissole_model_info();
-        info.struct_size = sizeof info;
+        rissole_model_info info;
+        rissole_model_info_init(&info, sizeof info);
         check([&](rissole_error *error) { return rissole_model_get_info(get(), &info, error); });
         return info;
     }
@@ -111,7 +124,7 @@ private:
 /* Draws; one thread at a time, cancel() apart. */
 class Generator {
 public:
-    /* Told of progress; true to go on. It must not throw. */
+    /* Told of progress; true to go on. What it throws ends the picture, and comes out of draw. */
     typedef std::function<bool(const rissole_progress &)> Progress;
 
     explicit Generator(const Model &model, const rissole_options &options = usual_options()) : info(model.info()) {
@@ -122,11 +135,17 @@ public:
         handle.reset(opened);
     }
 
+    /* Has progress told to `told`; an empty function: to nobody. While a picture is drawn, Error with RISSOLE_STATUS_BUSY. */
     void on_progress(Progress told) {
-        progress.reset(new Progress(std::move(told)));
+        std::unique_ptr<Listener> next;
+        if (told) {
+            next.reset(new Listener{std::move(told), nullptr});
+        }
         check([&](rissole_error *error) {
-            return rissole_generator_set_progress(get(), tell, progress.get(), error);
+            return rissole_generator_set_progress(get(), next ? tell : nullptr, next.get(), error);
         });
+        /* Only now is the one before not called any more. */
+        listener.swap(next);
     }
 
     Picture draw(uint64_t seed) {
@@ -138,14 +157,19 @@ public:
     Picture draw(const rissole_request &request) {
         Picture picture = {info.width, info.height, std::vector<uint8_t>(), rissole_report()};
         picture.pixels.resize(static_cast<size_t>(info.width) * info.height * 3);
-        picture.report.struct_size = sizeof picture.report;
-        rissole_image image = rissole_image();
-        image.struct_size = sizeof image;
-        image.format = RISSOLE_PIXEL_FORMAT_RGB8;
+        rissole_report_init(&picture.report, sizeof picture.report);
+        rissole_image image;
+        rissole_image_init(&image, sizeof image);
         image.pixels = picture.pixels.data();
         image.bytes = picture.pixels.size();
         check([&](rissole_error *error) {
-            return rissole_generate(get(), &request, &image, &picture.report, error);
+            rissole_status status = rissole_generate(get(), &request, &image, &picture.report, error);
+            if (listener && listener->thrown) {
+                std::exception_ptr thrown;
+                std::swap(thrown, listener->thrown);
+                std::rethrow_exception(thrown);
+            }
+            return status;
         });
         return picture;
     }
@@ -156,8 +180,20 @@ public:
     rissole_generator *get() const { return handle.get(); }
 
 private:
-    static int tell(const rissole_progress *what, void *user) {
-        return (*static_cast<Progress *>(user))(*what) ? 0 : 1;
+    struct Listener {
+        Progress told;
+        std::exception_ptr thrown;
+    };
+
+    /* No exception may pass through the library. */
+    static int tell(const rissole_progress *what, void *user) noexcept {
+        Listener *listener = static_cast<Listener *>(user);
+        try {
+            return listener->told(*what) ? 0 : 1;
+        } catch (...) {
+            listener->thrown = std::current_exception();
+            return 1;
+        }
     }
 
     struct Close {
@@ -165,7 +201,7 @@ private:
     };
     rissole_model_info info;
     /* Outlives the handle that calls it: members go in reverse order. */
-    std::unique_ptr<Progress> progress;
+    std::unique_ptr<Listener> listener;
     std::unique_ptr<rissole_generator, Close> handle;
 };
 

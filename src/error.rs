@@ -55,6 +55,13 @@ impl Error {
         Self::Io { path: path.as_ref().to_owned(), source }
     }
 
+    /// A defect that showed itself by a panic, whose payload was caught.
+    pub(crate) fn panic(payload: &(dyn std::any::Any + Send)) -> Self {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("without words");
+        Self::Internal(format!("a panic: {text}"))
+    }
+
     /// Exit code of the command line for this error.
     pub fn exit_code(&self) -> u8 {
         match self {

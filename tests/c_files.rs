@@ -1,20 +1,23 @@
 //! Models whose files the C program keeps: in its memory, or behind its callbacks, hostile ones among them.
 #![allow(unsafe_code)]
 
+#[path = "common/capi.rs"]
+mod capi;
 mod common;
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::{null, null_mut};
 
+use capi::{error, image, initial, message};
 use common::TempDir;
 use rissole::budget::CountingAllocator;
 use rissole::bundle::manifest::{Coherence, NeighbourSource};
-use rissole::capi::fault::{ErrorInfo, MESSAGE_BYTES, Status};
+use rissole::capi::fault::Status;
 use rissole::capi::files::*;
 use rissole::capi::generator::*;
-use rissole::capi::image::{Image, PixelFormat};
-use rissole::capi::memory::{Memory, rissole_set_memory};
+use rissole::capi::image::PixelFormat;
+use rissole::capi::memory::{Memory, rissole_memory_init, rissole_set_memory};
 use rissole::capi::model::*;
 use rissole::file_bytes::FileBytes;
 use rissole::generator::{Generator as RustGenerator, Options as RustOptions, Query};
@@ -62,13 +65,8 @@ impl Shelf {
 
     fn reader(&self) -> FileReader {
         let user = std::ptr::from_ref(self).cast_mut().cast();
-        FileReader {
-            struct_size: size_of::<FileReader>() as u32,
-            reserved: 0,
-            file_size: Some(file_size),
-            file_read: Some(file_read),
-            user,
-        }
+        let (file_size, file_read) = (Some(file_size as _), Some(file_read as _));
+        FileReader { file_size, file_read, user, ..initial(rissole_file_reader_init) }
     }
 
     /// # Safety
@@ -113,21 +111,14 @@ fn drawn(model: *mut Model, ram_budget: u64) -> (Status, Vec<u8>) {
     let mut pixels = vec![0; 1 << 16];
     let mut generator = null_mut();
     unsafe {
-        let mut options = std::mem::zeroed::<Options>();
-        rissole_options_init(&mut options);
-        options.ram_budget = ram_budget;
+        let options = Options { ram_budget, ..initial(rissole_options_init) };
         let status = rissole_generator_open(model, &options, &mut generator, null_mut());
         rissole_model_close(model);
         if status != Status::Ok {
             return (status, vec![]);
         }
-        let mut request = std::mem::zeroed::<Request>();
-        rissole_request_init(&mut request);
-        request.seed = 7;
-        let mut image = std::mem::zeroed::<Image>();
-        image.struct_size = size_of::<Image>() as u32;
-        image.format = PixelFormat::Rgb8 as u32;
-        (image.pixels, image.bytes) = (pixels.as_mut_ptr(), pixels.len() as u64);
+        let request = Request { seed: 7, ..initial(rissole_request_init) };
+        let mut image = image(&mut pixels, PixelFormat::Rgb8);
         let status = rissole_generate(generator, &request, &mut image, null_mut(), null_mut());
         rissole_generator_close(generator);
         pixels.truncate((image.width * image.height * 3) as usize);
@@ -137,9 +128,9 @@ fn drawn(model: *mut Model, ram_budget: u64) -> (Status, Vec<u8>) {
 
 fn opened_by(reader: &FileReader) -> (Status, *mut Model, String) {
     let mut model = null_mut();
-    let mut error = ErrorInfo { status: Status::Ok, reserved: 0, needs: 0, message: [0; MESSAGE_BYTES] };
+    let mut error = error();
     let status = unsafe { rissole_model_open_reader(reader, &mut model, &mut error) };
-    (status, model, unsafe { CStr::from_ptr(error.message.as_ptr()) }.to_str().unwrap().to_owned())
+    (status, model, message(&error))
 }
 
 #[test]
@@ -202,18 +193,21 @@ fn memory_hooks_are_for_c_programs() {
         null_mut()
     }
     unsafe extern "C" fn free(_: *mut c_void, _: usize, _: usize, _: *mut c_void) {}
-    let memory = Memory {
-        struct_size: size_of::<Memory>() as u32,
-        reserved: 0,
-        alloc: Some(alloc),
-        realloc: Some(realloc),
-        free: Some(free),
-        user: null_mut(),
-    };
-    for bad in [memory, Memory { alloc: None, ..memory }, Memory { struct_size: 4, ..memory }] {
-        assert_eq!(unsafe { rissole_set_memory(&bad, null_mut()) }, Status::Argument);
+    let (alloc, realloc, free) = (Some(alloc as _), Some(realloc as _), Some(free as _));
+    let memory = Memory { alloc, realloc, free, ..initial(rissole_memory_init) };
+    for (bad, words) in [
+        (memory, "Rust program"),
+        (Memory { alloc: None, ..memory }, "NULL"),
+        (Memory { realloc: None, ..memory }, "NULL"),
+        (Memory { free: None, ..memory }, "NULL"),
+        (Memory { reserved: 1, ..memory }, "reserved"),
+        (Memory { struct_size: 4, ..memory }, "struct_size"),
+        (Memory { struct_size: 5000, ..memory }, "struct_size"),
+    ] {
+        let mut error = error();
+        assert_eq!(unsafe { rissole_set_memory(&bad, &mut error) }, Status::Argument);
+        assert!(message(&error).contains(words), "{}", message(&error));
     }
-    assert_eq!(unsafe { rissole_set_memory(null(), null_mut()) }, Status::Argument);
 }
 
 #[test]
@@ -236,6 +230,7 @@ fn what_callbacks_do_wrong_is_an_error() {
         FileReader { file_size: None, ..reader },
         FileReader { file_read: None, ..reader },
         FileReader { struct_size: 8, ..reader },
+        FileReader { reserved: 1, ..reader },
     ] {
         assert_eq!(opened_by(&bad).0, Status::Argument);
     }

@@ -1,7 +1,8 @@
-/* Draws without malloc: all memory of the library comes from one static array. arena MODEL_DIR
+/* Draws without malloc: all memory of the library comes from one static array. arena MODEL_DIR [STEPS]
  * First fit in a list of free blocks; a lock would be needed with more than one thread. */
 #include <rissole.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { ARENA = 4 << 20, LEAST = 64 };
@@ -80,9 +81,8 @@ static void *change(void *block, size_t old_size, size_t new_size, size_t alignm
 
 int main(int argc, char **argv) {
     static uint8_t pixels[64 * 64 * 3];
-    rissole_memory memory = {.struct_size = sizeof memory, .alloc = take, .realloc = change, .free = give};
-    rissole_image image = {.struct_size = sizeof image, .format = RISSOLE_PIXEL_FORMAT_RGB8,
-                           .bytes = sizeof pixels, .pixels = pixels};
+    rissole_memory memory;
+    rissole_image image;
     rissole_model *model = NULL;
     rissole_generator *generator = NULL;
     rissole_options options;
@@ -91,17 +91,26 @@ int main(int argc, char **argv) {
     rissole_status status;
 
     if (argc < 2) {
-        fprintf(stderr, "usage: %s MODEL_DIR\n", argv[0]);
+        fprintf(stderr, "usage: %s MODEL_DIR [STEPS]\n", argv[0]);
         return 2;
     }
     holes = (hole *)(void *)(arena.bytes + LEAST - (uintptr_t)arena.bytes % LEAST);
     holes->size = ARENA;
     holes->next = NULL;
 
-    rissole_options_init(&options);
+    /* The first call, but for initializing it. */
+    rissole_memory_init(&memory, sizeof memory);
+    memory.alloc = take;
+    memory.realloc = change;
+    memory.free = give;
+    rissole_options_init(&options, sizeof options);
     options.ram_budget = 3 << 20;
-    rissole_request_init(&request);
+    options.steps = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 0;
+    rissole_request_init(&request, sizeof request);
     request.seed = 7;
+    rissole_image_init(&image, sizeof image);
+    image.pixels = pixels;
+    image.bytes = sizeof pixels;
     if ((status = rissole_set_memory(&memory, &error)) == RISSOLE_STATUS_OK &&
         (status = rissole_model_open(argv[1], &model, &error)) == RISSOLE_STATUS_OK &&
         (status = rissole_generator_open(model, &options, &generator, &error)) == RISSOLE_STATUS_OK) {
@@ -110,7 +119,7 @@ int main(int argc, char **argv) {
     rissole_generator_close(generator);
     rissole_model_close(model);
     if (status != RISSOLE_STATUS_OK) {
-        fprintf(stderr, "%s: %s\n", rissole_status_string(status), error.message);
+        fprintf(stderr, "%s: %s\n", rissole_status_string((int32_t)status), error.message);
         return (int)status;
     }
     if (rissole_set_memory(&memory, NULL) != RISSOLE_STATUS_BUSY) {

@@ -1,5 +1,5 @@
 /* Draws from a model whose files are read by callbacks, as from an archive or an encrypted store; here they call stdio:
- * reader MODEL_DIR */
+ * reader MODEL_DIR [STEPS] */
 #include <rissole.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,31 +37,42 @@ static int64_t file_read(const char *name, uint64_t offset, void *buffer, uint64
 int main(int argc, char **argv) {
     rissole_model *model = NULL;
     rissole_generator *generator = NULL;
-    rissole_model_info info = {.struct_size = sizeof info};
-    rissole_image image = {.struct_size = sizeof image, .format = RISSOLE_PIXEL_FORMAT_RGB8};
-    rissole_report report = {.struct_size = sizeof report};
-    rissole_file_reader reader = {.struct_size = sizeof reader, .file_size = file_size, .file_read = file_read};
+    rissole_options options;
+    rissole_image image;
+    rissole_report report;
+    rissole_file_reader reader;
     rissole_error error;
     int failed = 1;
 
     if (argc < 2) {
-        fprintf(stderr, "usage: %s MODEL_DIR\n", argv[0]);
+        fprintf(stderr, "usage: %s MODEL_DIR [STEPS]\n", argv[0]);
         return 2;
     }
+    rissole_options_init(&options, sizeof options);
+    options.steps = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 0;
+    rissole_image_init(&image, sizeof image);
+    rissole_report_init(&report, sizeof report);
+    rissole_file_reader_init(&reader, sizeof reader);
+    reader.file_size = file_size;
+    reader.file_read = file_read;
     reader.user = argv[1];
     if (rissole_model_open_reader(&reader, &model, &error) == RISSOLE_STATUS_OK &&
-        rissole_model_get_info(model, &info, &error) == RISSOLE_STATUS_OK &&
-        rissole_generator_open(model, NULL, &generator, &error) == RISSOLE_STATUS_OK) {
-        image.bytes = (uint64_t)info.width * info.height * 3;
-        image.pixels = malloc(image.bytes);
+        rissole_image_bytes(model, image.format, image.stride, &image.bytes, &error) == RISSOLE_STATUS_OK &&
+        rissole_generator_open(model, &options, &generator, &error) == RISSOLE_STATUS_OK) {
+        image.pixels = malloc((size_t)image.bytes);
+        if (image.pixels == NULL) {
+            perror("pixels");
+            goto end;
+        }
         failed = rissole_generate(generator, NULL, &image, &report, &error) != RISSOLE_STATUS_OK;
     }
     if (failed) {
-        fprintf(stderr, "%s: %s\n", rissole_status_string(error.status), error.message);
+        fprintf(stderr, "%s: %s\n", rissole_status_string((int32_t)error.status), error.message);
     } else {
         printf("%ux%u pixels, peak heap %llu bytes, the files among them\n", (unsigned)image.width,
                (unsigned)image.height, (unsigned long long)report.peak_heap);
     }
+end:
     free(image.pixels);
     rissole_generator_close(generator);
     rissole_model_close(model);

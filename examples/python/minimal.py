@@ -2,11 +2,9 @@
 
 import ctypes
 import sys
-from ctypes import POINTER, c_char, c_char_p, c_int, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, c_char, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 
 import numpy as np
-
-RGB8 = 1
 
 
 class Error(ctypes.Structure):
@@ -17,7 +15,7 @@ class ModelInfo(ctypes.Structure):
     _fields_ = [("struct_size", c_uint32)] + [
         (name, c_uint32)
         for name in "width height block_rows block_cols thumbnail neighbours max_steps steps sampler has_encoder "
-        "latent_values".split()
+        "latent_values latent_channels latent_height latent_width".split()
     ]
 
 
@@ -62,13 +60,20 @@ class Library:
         for name in "rissole_model_close", "rissole_generator_close":
             getattr(self.lib, name).argtypes = [c_void_p]
             getattr(self.lib, name).restype = None
-        self.lib.rissole_request_init.argtypes = [POINTER(Request)]
-        self.lib.rissole_request_init.restype = None
+        for name, struct in ("request", Request), ("image", Image), ("model_info", ModelInfo):
+            getattr(self.lib, f"rissole_{name}_init").argtypes = [POINTER(struct), c_size_t]
+            getattr(self.lib, f"rissole_{name}_init").restype = None
 
     def __call__(self, function, *arguments):
         error = Error()
         if getattr(self.lib, function)(*arguments, error) != 0:
             raise RuntimeError(error.message.decode())
+
+    def usual(self, name, struct):
+        """The struct that rissole_NAME_init fills in."""
+        value = struct()
+        getattr(self.lib, f"rissole_{name}_init")(value, ctypes.sizeof(struct))
+        return value
 
 
 def draw(library, folder, seed):
@@ -76,13 +81,13 @@ def draw(library, folder, seed):
     model, generator = c_void_p(), c_void_p()
     try:
         library("rissole_model_open", folder.encode(), model)
-        info = ModelInfo(struct_size=ctypes.sizeof(ModelInfo))
+        info = library.usual("model_info", ModelInfo)
         library("rissole_model_get_info", model, info)
         library("rissole_generator_open", model, None, generator)
         pixels = np.empty((info.height, info.width, 3), np.uint8)
-        image = Image(ctypes.sizeof(Image), RGB8, bytes=pixels.nbytes, pixels=pixels.ctypes.data)
-        request = Request()
-        library.lib.rissole_request_init(request)
+        image = library.usual("image", Image)
+        image.pixels, image.bytes = pixels.ctypes.data, pixels.nbytes
+        request = library.usual("request", Request)
         request.seed = seed
         library("rissole_generate", generator, request, image, None)
         return pixels

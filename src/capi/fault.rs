@@ -18,9 +18,9 @@ pub enum Status {
     Argument = 2,
     /// A file of the bundle is missing, damaged, foreign or inconsistent.
     Bundle = 3,
-    /// The work does not fit in the RAM budget; `needs` says what would.
+    /// The work does not fit in the RAM budget; `needs` says what would do, where that is known.
     Budget = 4,
-    /// The operating system refused a read.
+    /// The operating system, or the program's read callback, refused a read.
     Io = 5,
     /// The caller's buffer is too small; `needs` says how many bytes it must have.
     Buffer = 6,
@@ -44,13 +44,14 @@ pub struct ErrorInfo {
     pub status: Status,
     /// Always 0.
     pub reserved: u32,
-    /// Bytes that would do, for RISSOLE_STATUS_BUDGET and RISSOLE_STATUS_BUFFER; else 0.
+    /// Bytes that would do, for RISSOLE_STATUS_BUFFER and RISSOLE_STATUS_BUDGET; 0 where that is not known (of
+    /// rissole_preview_get_image), and for any other status.
     pub needs: u64,
     /// What went wrong and with which file, in English, UTF-8, cut to fit, always ended by NUL.
     pub message: [c_char; 504],
 }
 
-/// The name of a status, like "budget". Never NULL, valid for ever; any number may be asked for.
+/// The name of a status, like "over budget". Never NULL, valid for ever; any number may be asked for. Any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn rissole_status_string(status: i32) -> *const c_char {
     let name: &CStr = match status {
@@ -87,6 +88,10 @@ impl Fault {
     pub fn buffer(needs: usize) -> Self {
         let message = format!("the buffer must have {needs} bytes");
         Self { status: Status::Buffer, needs: needs as u64, message }
+    }
+
+    pub fn budget(message: impl Into<String>) -> Self {
+        Self { status: Status::Budget, needs: 0, message: message.into() }
     }
 
     pub fn busy() -> Self {
@@ -144,9 +149,11 @@ pub(super) unsafe fn guard(info: *mut ErrorInfo, work: impl FnOnce(Call) -> Outc
     if !info.is_aligned() {
         return Status::Argument;
     }
+    #[cfg(feature = "c-library")]
+    log_panics();
     // What a panic may leave half done is never used again: locks are poisoned, outputs not written.
-    let outcome =
-        catch_unwind(AssertUnwindSafe(|| work(Call::begin()))).unwrap_or_else(|_| Err(Fault::internal("a panic")));
+    let outcome = catch_unwind(AssertUnwindSafe(|| work(Call::begin())))
+        .unwrap_or_else(|panic| Err(Error::panic(panic.as_ref()).into()));
     let fault = outcome.err().unwrap_or(Fault { status: Status::Ok, needs: 0, message: String::new() });
     if !info.is_null() {
         let mut written =
@@ -156,6 +163,19 @@ pub(super) unsafe fn guard(info: *mut ErrorInfo, work: impl FnOnce(Call) -> Outc
         unsafe { info.write(written) };
     }
     fault.status
+}
+
+/// Has panics told to the log; std's own hook writes to stderr. The C library has a copy of std to itself, so every panic
+/// that the hook sees is one of ours, those of worker threads among them. Allocates nothing: memory may yet be set.
+#[cfg(feature = "c-library")]
+fn log_panics() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| std::panic::set_hook(Box::new(log_panic)));
+}
+
+#[cfg(any(test, feature = "c-library"))]
+pub(super) fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    log::error!("{panic}");
 }
 
 /// Writes `text` and a NUL into `to`, cut at a character where it is too long, and at a NUL of its own.
@@ -177,12 +197,17 @@ pub(super) fn check_pointer<T>(p: *const T, name: &str) -> Outcome<()> {
     Ok(())
 }
 
-/// Drops what a handle holds; NULL is ignored.
+/// Refuses what a later version may give a meaning to.
+pub(super) fn check_reserved(reserved: u32, name: &str) -> Outcome<()> {
+    if reserved == 0 { Ok(()) } else { Err(Fault::argument(format!("{name}.reserved must be 0"))) }
+}
+
+/// Drops what a handle holds; what is NULL or misaligned is none and is ignored.
 ///
 /// # Safety
-/// `handle` is NULL or came from [`Box::into_raw`] and was not closed.
+/// `handle` is NULL, misaligned, or came from [`Box::into_raw`] and was not closed.
 pub(super) unsafe fn close<T>(handle: *mut T) {
-    if !handle.is_null() {
+    if !handle.is_null() && handle.is_aligned() {
         let drop_it = |_| {
             // SAFETY: it came from `Box::into_raw`, once, by contract.
             drop(unsafe { Box::from_raw(handle) });
@@ -256,8 +281,15 @@ mod tests {
         let over = guarded(|_| Err(Error::Budget { needs: 10, budget: 9 }.into()));
         assert_eq!((over.status, over.needs), (Status::Budget, 10));
         assert!(message(&over).contains("needs 10 bytes"));
-        let panicked = guarded(|_| panic!("odd"));
-        assert_eq!(panicked.status, Status::Internal);
+        let unknown = guarded(|_| Err(Fault::budget("no room")));
+        assert_eq!((unknown.status, unknown.needs, message(&unknown)), (Status::Budget, 0, "no room"));
+        for (panicked, words) in [
+            (guarded(|_| panic!("odd")), "internal error: a panic: odd"),
+            (guarded(|_| panic!("{}", 3)), "internal error: a panic: 3"),
+            (guarded(|_| std::panic::panic_any(3)), "internal error: a panic: without words"),
+        ] {
+            assert_eq!((panicked.status, message(&panicked)), (Status::Internal, words));
+        }
         // SAFETY: NULL is allowed.
         assert_eq!(unsafe { guard(std::ptr::null_mut(), |_| Err(Fault::busy())) }, Status::Busy);
     }

@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::fault::{Call, ErrorInfo, Fault, Outcome, Status, check_pointer, guard, place, text};
+use super::fault::{Call, ErrorInfo, Fault, Outcome, Status, check_pointer, check_reserved, guard, place, text};
 use super::grown::{self, Grown};
 use super::model::Model;
 use crate::bundle::{Bundle, Files, Storage};
@@ -27,17 +27,18 @@ pub struct MemoryFile {
     pub size: u64,
 }
 
-/// Answers the size of the file `name` in bytes, or something negative where there is none.
+/// Answers the size of the file `name` in bytes, or something negative where there is none. It must not throw or longjmp.
 pub type FileSizeFn = Option<unsafe extern "C" fn(name: *const c_char, user: *mut c_void) -> i64>;
 
 /// Reads up to `size` bytes from `offset` of the file `name` into `buffer`. Answers how many they were, 0 at the end
-/// of the file, or something negative where it cannot be read.
+/// of the file, or something negative where it cannot be read (RISSOLE_STATUS_IO). It must not throw or longjmp.
 pub type FileReadFn = Option<
     unsafe extern "C" fn(name: *const c_char, offset: u64, buffer: *mut c_void, size: u64, user: *mut c_void) -> i64,
 >;
 
-/// How a model's files are read. Both callbacks may come from any thread that uses the model or one of its
-/// generators, from several at once where several do; they must not use either.
+/// How a model's files are read. Both callbacks may be called on any thread that uses the model or one of its generators,
+/// and on those that a generator with several threads has of its own; on several at once. They must use neither model nor
+/// generator.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct FileReader {
@@ -63,9 +64,10 @@ unsafe impl Grown for FileReader {
     }
 }
 
-/// Opens the bundle whose files are the `count` ones at `files`, as rissole_model_open does. They are used where they
-/// are and not copied: in flash, in a mapping, in a section of the program. Their bytes must stay as they are until the
-/// model and all its generators are closed; the array and the names may go. Any thread.
+/// Opens the bundle whose files are the `count` ones at `files`, as rissole_model_open does: manifest.json and all that it
+/// names, which is every file of the bundle's folder but those for people (README.md, *.html, pictures); others may be among
+/// them. They are used where they are and not copied: in flash, in a mapping, in a section of the program. Their bytes must
+/// stay as they are until the model and all its generators are closed; the array and the names may go. Any thread.
 ///
 /// # Safety
 /// `files` is NULL or points to `count` rissole_memory_file, whose names end with NUL and whose data has `size` bytes;
@@ -93,6 +95,16 @@ pub unsafe extern "C" fn rissole_model_open_memory(
     }
 }
 
+/// Empties `file_reader`, which has `size` = sizeof(rissole_file_reader) bytes. NULL is ignored. Any thread.
+///
+/// # Safety
+/// `file_reader` is NULL or points to `size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rissole_file_reader_init(file_reader: *mut FileReader, size: usize) {
+    // SAFETY: as the caller vouches.
+    unsafe { grown::init(file_reader, size) };
+}
+
 /// Opens the bundle whose files `reader` reads, as rissole_model_open does. Networks are read into the heap while they
 /// are needed, and may be asked for again later; of database and index what a search looks at is read, through a cache of
 /// 256 KiB each. A RAM budget counts all of it. Any thread.
@@ -110,7 +122,8 @@ pub unsafe extern "C" fn rissole_model_open_reader(
     unsafe {
         guard(error, |call| {
             let model = place(model, std::ptr::null_mut(), "model")?;
-            let FileReader { file_size, file_read, user, .. } = grown::read(reader, "reader")?;
+            let FileReader { struct_size: _, reserved, file_size, file_read, user } = grown::read(reader, "reader")?;
+            check_reserved(reserved, "reader")?;
             let callbacks = file_size.zip(file_read).ok_or_else(|| Fault::argument("a callback is NULL"));
             let (size, read) = callbacks?;
             *model = open(call, "(reader)", Reader { size, read, user })?;

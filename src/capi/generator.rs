@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
-use super::fault::{ErrorInfo, Fault, Outcome, Status, close, given, guard, place};
+use super::fault::{ErrorInfo, Fault, Outcome, Status, check_reserved, close, given, guard, place};
 use super::grown::{self, Grown};
 use super::image::{Image, Target, picture};
 use super::model::{Model, Sampler};
@@ -20,8 +20,8 @@ use crate::generator as api;
 pub struct Options {
     /// sizeof(rissole_options).
     pub struct_size: u32,
-    /// Blocks drawn at once, each on a thread of its own; 0 or 1: on the caller's thread. The pixels do not depend
-    /// on it.
+    /// Blocks drawn at once, each on a thread of its own with a stack of 1 MiB, which the budget counts; 0 or 1: on the
+    /// caller's thread. The pixels do not depend on it.
     pub threads: u32,
     /// A rissole_sampler.
     pub sampler: u32,
@@ -118,7 +118,7 @@ unsafe impl Grown for Request {
 /// `query_id` where the query was no picture of the database.
 pub const NO_ID: u32 = u32::MAX;
 
-/// How a picture came about. Set `struct_size` before it is filled in.
+/// How a picture came about. rissole_report_init makes it ready to be filled in.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Report {
@@ -189,30 +189,42 @@ impl Generator {
     }
 }
 
-/// Fills in the usual options: one thread, no budget, all else as the model says. NULL is ignored.
+/// Sets all of `options`, which has `size` = sizeof(rissole_options) bytes, to what is usual: one thread, no budget, all else
+/// as the model says. NULL is ignored. Any thread.
 ///
 /// # Safety
-/// `options` is NULL or points to memory of a rissole_options.
+/// `options` is NULL or points to `size` bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rissole_options_init(options: *mut Options) {
+pub unsafe extern "C" fn rissole_options_init(options: *mut Options, size: usize) {
     // SAFETY: as the caller vouches.
-    let _ = unsafe { place(options, Options::initial(), "options") };
+    unsafe { grown::init(options, size) };
 }
 
-/// Fills in the usual request: a picture of the database as query, seed 0. NULL is ignored.
+/// Sets all of `request`, which has `size` = sizeof(rissole_request) bytes, to what is usual: a picture of the database as
+/// query, seed 0. NULL is ignored. Any thread.
 ///
 /// # Safety
-/// `request` is NULL or points to memory of a rissole_request.
+/// `request` is NULL or points to `size` bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rissole_request_init(request: *mut Request) {
+pub unsafe extern "C" fn rissole_request_init(request: *mut Request, size: usize) {
     // SAFETY: as the caller vouches.
-    let _ = unsafe { place(request, Request::initial(), "request") };
+    unsafe { grown::init(request, size) };
+}
+
+/// Makes `report`, which has `size` = sizeof(rissole_report) bytes, ready to be filled in. NULL is ignored. Any thread.
+///
+/// # Safety
+/// `report` is NULL or points to `size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rissole_report_init(report: *mut Report, size: usize) {
+    // SAFETY: as the caller vouches.
+    unsafe { grown::init(report, size) };
 }
 
 /// The least `ram_budget` with which a generator with `options` can be opened now: bytes of heap that it needs, with
-/// what the library holds already: one thread, one network at a time, the picture decoded in small tiles where the decoder
-/// allows. Loads the networks one by one to find out. `options` may be NULL for the usual ones. Any
-/// thread, one at a time.
+/// what the library holds already: one thread, the networks of one stage at a time, the picture decoded in small tiles where
+/// the decoder allows. Loads the networks one by one to find out. `options` may be NULL for the usual ones. Any thread, one
+/// at a time.
 ///
 /// # Safety
 /// `model` is NULL or open; `options` is NULL or has `struct_size` bytes; `needs` is NULL or points to a uint64_t;
@@ -237,8 +249,9 @@ pub unsafe extern "C" fn rissole_plan(
 }
 
 /// Opens a generator of `model` and puts it into `*generator`, which becomes NULL on failure: loads the networks,
-/// one by one under a budget. `options` may be NULL for the usual ones. Within `ram_budget` it takes the fastest way of drawing that
-/// fits, all of which give the same pixels; RISSOLE_STATUS_BUDGET where none does: see rissole_plan. Close it with rissole_generator_close. Any thread.
+/// one by one under a budget. `options` may be NULL for the usual ones. Within `ram_budget` it takes the fastest way of
+/// drawing that fits, all of which give the same pixels; RISSOLE_STATUS_BUDGET where none does: see rissole_plan. Close it
+/// with rissole_generator_close. Any thread.
 ///
 /// # Safety
 /// `model` is NULL or open; `options` is NULL or has `struct_size` bytes; `generator` is NULL or points to a pointer;
@@ -264,7 +277,7 @@ pub unsafe extern "C" fn rissole_generator_open(
     }
 }
 
-/// Closes a generator; NULL is ignored. No other thread may be using it.
+/// Closes a generator; NULL is ignored. Any thread, while no other uses it.
 ///
 /// # Safety
 /// `generator` is NULL or came from rissole_generator_open and was not closed.
@@ -274,7 +287,7 @@ pub unsafe extern "C" fn rissole_generator_close(generator: *mut Generator) {
     unsafe { close(generator) };
 }
 
-/// Has progress told to `callback`, with `user`; NULL: to nobody. One thread at a time.
+/// Has progress told to `callback`, with `user`; NULL: to nobody. On failure all stays as it was. One thread at a time.
 ///
 /// # Safety
 /// `generator` is NULL or open; `callback` may be called with `user` while a picture is drawn; `error` is NULL or
@@ -295,8 +308,9 @@ pub unsafe extern "C" fn rissole_generator_set_progress(
     }
 }
 
-/// Stops the picture that is being drawn at its next step, or else the next one as it begins; that call answers
-/// RISSOLE_STATUS_CANCELLED. From any thread, and from a signal handler. NULL is ignored.
+/// Stops the picture that is being drawn at its next step, or once it is decoded; where none is being drawn any more, the
+/// next one as it begins. That call answers RISSOLE_STATUS_CANCELLED. From any thread, and from a signal handler. NULL is
+/// ignored.
 ///
 /// # Safety
 /// `generator` is NULL or open.
@@ -342,9 +356,13 @@ pub unsafe extern "C" fn rissole_generate(
                 let go_on = wanted && call.check_memory().is_ok();
                 if go_on { Ok(()) } else { Err(Error::Interrupted) }
             });
-            handle.cancelled.store(false, Ordering::Relaxed);
+            // Taken together with its answer, so that a cancellation stops this picture or the next, and is never lost.
+            let cancelled = handle.cancelled.swap(false, Ordering::Relaxed);
             call.check_memory()?;
             let drawn = drawn?;
+            if cancelled {
+                return Err(Error::Interrupted.into());
+            }
             target.put(&drawn.image)?;
             match report.is_null() {
                 true => Ok(()),
@@ -380,9 +398,7 @@ unsafe fn read_options(options: *const Options) -> Outcome<api::Options> {
     // SAFETY: as the caller vouches.
     let o = if options.is_null() { Options::initial() } else { unsafe { grown::read(options, "options")? } };
     let given = |n: u32| (n > 0).then_some(n as usize);
-    if o.reserved != 0 {
-        return Err(Fault::argument("options.reserved must be 0"));
-    }
+    check_reserved(o.reserved, "options")?;
     Ok(api::Options {
         neighbours: given(o.neighbours),
         steps: given(o.steps),
@@ -411,9 +427,7 @@ unsafe fn read_options(options: *const Options) -> Outcome<api::Options> {
 unsafe fn read_request(request: *const Request) -> Outcome<(u64, api::Query)> {
     // SAFETY: as the caller vouches.
     let r = if request.is_null() { Request::initial() } else { unsafe { grown::read(request, "request")? } };
-    if r.reserved != 0 {
-        return Err(Fault::argument("request.reserved must be 0"));
-    }
+    check_reserved(r.reserved, "request")?;
     let query = match r.query {
         0 => api::Query::Random,
         1 => api::Query::Id(r.id),

@@ -1,4 +1,5 @@
-//! Structs that grow from version to version. The first field of each is its size in the caller's version.
+//! Structs that grow from version to version. The first field of each is its size in the caller's version; the function
+//! that initializes one is told it, since library and program may know different versions.
 
 use super::fault::{Fault, Outcome, check_pointer};
 
@@ -50,6 +51,24 @@ pub(super) unsafe fn write<T: Grown>(p: *mut T, value: T, name: &str) -> Outcome
         std::ptr::copy_nonoverlapping(from, p.cast::<u8>().add(head), size - head);
     }
     Ok(())
+}
+
+/// Sets a struct of `size` bytes of the caller, whose version of it may be another, to what is usual. Does nothing where
+/// `p` or `size` cannot be.
+///
+/// # Safety
+/// `p` is NULL, misaligned, or points to `size` writable bytes.
+pub(super) unsafe fn init<T: Grown>(p: *mut T, size: usize) {
+    if p.is_null() || !p.is_aligned() || !(T::FIRST..=MAX_BYTES).contains(&size) {
+        return;
+    }
+    let value = T::initial();
+    // SAFETY: `size` bytes may be written, by contract; of `value`, as many as it has are read.
+    unsafe {
+        p.cast::<u8>().write_bytes(0, size);
+        std::ptr::copy_nonoverlapping((&raw const value).cast::<u8>(), p.cast::<u8>(), size.min(size_of::<T>()));
+        p.cast::<u32>().write(size as u32);
+    }
 }
 
 /// # Safety
@@ -116,5 +135,23 @@ mod tests {
         }
         // SAFETY: NULL is refused.
         assert!(unsafe { write(std::ptr::null_mut::<Two>(), value, "two") }.is_err());
+    }
+
+    #[test]
+    fn only_as_much_is_initialized_as_the_caller_says() {
+        for (size, expected) in [
+            (7, [5; 6]),
+            (8, [8, 1, 5, 5, 5, 5]),
+            (16, [16, 1, 2, 0, 5, 5]),
+            (24, [24, 1, 2, 0, 0, 0]),
+            (MAX_BYTES + 1, [5; 6]),
+        ] {
+            let mut bytes = Bytes([5; 6]);
+            // SAFETY: 24 bytes, of which `size` may be written, or nothing is.
+            unsafe { init((&raw mut bytes.0).cast::<Two>(), size) };
+            assert_eq!(bytes.0, expected);
+        }
+        // SAFETY: NULL is ignored.
+        unsafe { init(std::ptr::null_mut::<Two>(), 16) };
     }
 }

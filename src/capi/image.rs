@@ -2,8 +2,9 @@
 
 use image::RgbImage;
 
-use super::fault::{Fault, Outcome};
+use super::fault::{ErrorInfo, Fault, Outcome, Status, given, guard, place};
 use super::grown::{self, Grown};
+use super::model::Model;
 use crate::bundle::manifest::ImageSize;
 
 /// How a pixel lies in memory.
@@ -16,8 +17,8 @@ pub enum PixelFormat {
     Rgba8 = 2,
 }
 
-/// A picture in memory of the caller: where it is to be written, and how. Set `struct_size`, `format`, `pixels` and
-/// `bytes`; `stride` may stay 0. The function sets `width`, `height` and `stride`, and writes the bytes of the
+/// A picture in memory of the caller: where it is to be written, and how. After rissole_image_init set `pixels` and `bytes`,
+/// and `format` and `stride` where they are to be others. The function sets `width` and `height`, and writes the bytes of the
 /// pixels, not those between the end of a row and the next.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +33,8 @@ pub struct Image {
     pub height: u32,
     /// Bytes from one row to the next; 0: rows follow each other without a gap.
     pub stride: u64,
-    /// Room at `pixels`. Too little: RISSOLE_STATUS_BUFFER, and the error's `needs` says how much is needed.
+    /// Room at `pixels`, as rissole_image_bytes tells. Too little: RISSOLE_STATUS_BUFFER, and the error's `needs` says how
+    /// much is needed.
     pub bytes: u64,
     /// Where the pixels go.
     pub pixels: *mut u8,
@@ -54,11 +56,76 @@ unsafe impl Grown for Image {
     }
 }
 
+/// How the pixels of one picture lie in memory.
+#[derive(Clone, Copy)]
+struct Layout {
+    /// Bytes of a pixel.
+    channels: usize,
+    /// Bytes from one row to the next.
+    stride: usize,
+    /// Bytes of all rows, the last without a gap.
+    bytes: usize,
+}
+
+impl Layout {
+    /// Of a picture of `size` as the caller's `format` and `stride` say.
+    fn new(format: u32, stride: u64, size: ImageSize) -> Outcome<Self> {
+        let channels = match format {
+            1 => 3,
+            2 => 4,
+            other => return Err(Fault::argument(format!("the format {other} is no rissole_pixel_format"))),
+        };
+        let too_large = || Fault::argument("the stride is out of bounds");
+        let row = size.width.checked_mul(channels).ok_or_else(too_large)?;
+        let stride = if stride == 0 { row } else { usize::try_from(stride).map_err(|_| too_large())? };
+        if stride < row {
+            return Err(Fault::argument(format!("the stride is {stride}, a row has {row} bytes")));
+        }
+        let last = stride.checked_mul(size.height.saturating_sub(1)).ok_or_else(too_large)?;
+        let bytes = last.checked_add(row).filter(|&n| n <= isize::MAX as usize).ok_or_else(too_large)?;
+        Ok(Self { channels, stride, bytes })
+    }
+}
+
+/// Empties `image`, which has `size` = sizeof(rissole_image) bytes: RGB8, rows without gaps, no room. NULL is ignored. Any
+/// thread.
+///
+/// # Safety
+/// `image` is NULL or points to `size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rissole_image_init(image: *mut Image, size: usize) {
+    // SAFETY: as the caller vouches.
+    unsafe { grown::init(image, size) };
+}
+
+/// Puts into `*bytes` how much room a picture of `model` takes in `format`, a rissole_pixel_format, with `stride` bytes from
+/// one row to the next (0: no gap): what `bytes` of a rissole_image must be at least. Any thread.
+///
+/// # Safety
+/// `model` is NULL or open; `bytes` is NULL or points to a uint64_t; `error` is NULL or points to a rissole_error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rissole_image_bytes(
+    model: *const Model,
+    format: u32,
+    stride: u64,
+    bytes: *mut u64,
+    error: *mut ErrorInfo,
+) -> Status {
+    // SAFETY: as the caller vouches, here and below.
+    unsafe {
+        guard(error, |_| {
+            let bytes = place(bytes, 0, "bytes")?;
+            *bytes = Layout::new(format, stride, given(model, "model")?.bundle.manifest.image)?.bytes as u64;
+            Ok(())
+        })
+    }
+}
+
 /// A checked place for pictures of one size.
 pub(super) struct Target {
     to: *mut Image,
     image: Image,
-    channels: usize,
+    layout: Layout,
 }
 
 impl Target {
@@ -69,27 +136,12 @@ impl Target {
     pub unsafe fn new(to: *mut Image, size: ImageSize) -> Outcome<Self> {
         // SAFETY: as the caller vouches.
         let mut image = unsafe { grown::read(to, "image")? };
-        let channels = match image.format {
-            1 => 3,
-            2 => 4,
-            other => return Err(Fault::argument(format!("image.format {other} is no rissole_pixel_format"))),
-        };
-        let too_large = || Fault::argument("image.stride is out of bounds");
-        let row = size.width.checked_mul(channels).ok_or_else(too_large)?;
-        if image.stride == 0 {
-            image.stride = row as u64;
-        }
-        let stride = usize::try_from(image.stride).map_err(|_| too_large())?;
-        if stride < row {
-            return Err(Fault::argument(format!("image.stride is {stride}, a row has {row} bytes")));
-        }
-        let last = stride.checked_mul(size.height.saturating_sub(1)).ok_or_else(too_large)?;
-        let needs = last.checked_add(row).filter(|&n| n <= isize::MAX as usize).ok_or_else(too_large)?;
-        if image.pixels.is_null() || image.bytes < needs as u64 {
-            return Err(Fault::buffer(needs));
+        let layout = Layout::new(image.format, image.stride, size)?;
+        if image.pixels.is_null() || image.bytes < layout.bytes as u64 {
+            return Err(Fault::buffer(layout.bytes));
         }
         (image.width, image.height) = (size.width as u32, size.height as u32);
-        Ok(Self { to, image, channels })
+        Ok(Self { to, image, layout })
     }
 
     /// Writes `picture`, which has the size that was checked.
@@ -97,14 +149,15 @@ impl Target {
         if picture.dimensions() != (self.image.width, self.image.height) {
             return Err(Fault::internal("a picture of another size"));
         }
-        let width = self.image.width as usize;
+        let (width, Layout { channels, stride, .. }) = (self.image.width as usize, self.layout);
         for (y, row) in picture.as_raw().chunks_exact(width * 3).enumerate() {
-            // SAFETY: `new` has checked that row `y`, its `width · channels` bytes, lies within the caller's buffer.
+            // SAFETY: `new` has checked that row `y`, its `width · channels` bytes, lies within the caller's
+            // buffer.
             let to = unsafe {
-                let start = self.image.pixels.add(y * self.image.stride as usize);
-                std::slice::from_raw_parts_mut(start, width * self.channels)
+                let start = self.image.pixels.add(y * stride);
+                std::slice::from_raw_parts_mut(start, width * channels)
             };
-            for (to, rgb) in to.chunks_exact_mut(self.channels).zip(row.chunks_exact(3)) {
+            for (to, rgb) in to.chunks_exact_mut(channels).zip(row.chunks_exact(3)) {
                 to[..3].copy_from_slice(rgb);
                 to[3..].fill(255);
             }
@@ -155,7 +208,7 @@ mod tests {
     #[test]
     fn rows_lie_where_the_stride_says_and_gaps_stay() {
         let (bytes, image) = put(1, 0, 18).unwrap();
-        assert_eq!((image.width, image.height, image.stride), (3, 2, 9));
+        assert_eq!((image.width, image.height, image.stride), (3, 2, 0));
         assert_eq!(bytes, [0, 0, 9, 1, 0, 9, 2, 0, 9, 0, 1, 9, 1, 1, 9, 2, 1, 9]);
         let (bytes, _) = put(2, 14, 26).unwrap();
         assert_eq!(bytes[8..16], [2, 0, 9, 255, 7, 7, 0, 1]);

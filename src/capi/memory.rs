@@ -2,10 +2,10 @@
 
 use std::ffi::c_void;
 
-use super::fault::{ErrorInfo, Fault, Status, guard};
+use super::fault::{ErrorInfo, Fault, Status, check_reserved, guard};
 use super::grown::{self, Grown};
 
-/// Answers `size` bytes at a multiple of `alignment`, a power of two, or NULL.
+/// Answers `size` bytes at a multiple of `alignment`, a power of two of at most 64, or NULL.
 pub type AllocFn = Option<unsafe extern "C" fn(size: usize, alignment: usize, user: *mut c_void) -> *mut c_void>;
 
 /// Answers a block of `new_size` bytes that begins with the bytes of `block`, which has `old_size` and is given back; or
@@ -23,7 +23,7 @@ pub type ReallocFn = Option<
 /// Takes a block back.
 pub type FreeFn = Option<unsafe extern "C" fn(block: *mut c_void, size: usize, alignment: usize, user: *mut c_void)>;
 
-/// Where the library's memory comes from.
+/// Where the library's memory comes from. None of the functions may throw or longjmp.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Memory {
@@ -51,14 +51,27 @@ unsafe impl Grown for Memory {
     }
 }
 
+/// Empties `memory`, which has `size` = sizeof(rissole_memory) bytes. NULL is ignored. Any thread, also before
+/// rissole_set_memory.
+///
+/// # Safety
+/// `memory` is NULL or points to `size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rissole_memory_init(memory: *mut Memory, size: usize) {
+    // SAFETY: as the caller vouches.
+    unsafe { grown::init(memory, size) };
+}
+
 /// Takes all memory from `memory` instead of from the system, until the program ends. Once, before any other function
-/// of the library; else RISSOLE_STATUS_BUSY. Mapped files are no memory in this sense, stacks of threads neither.
+/// of the library but rissole_memory_init; else RISSOLE_STATUS_BUSY. Mapped files are no memory in this sense, stacks of
+/// threads neither.
 ///
 /// The functions may be called from any thread that uses the library, and from its own where a generator has several;
 /// they must not call the library. Have as much as rissole_plan says ready, and what your blocks lose to each other.
 ///
-/// A NULL makes every function that is at work, on any thread, answer RISSOLE_STATUS_MEMORY, with nothing handed out; the
-/// next call works again where there is memory. A program in Rust cannot do without memory that it asked for, so until the
+/// A NULL makes every function that is at work, on any thread, answer RISSOLE_STATUS_MEMORY, with nothing handed out (but
+/// for those that ask for no memory: rissole_model_get_info, rissole_image_bytes, rissole_generator_set_progress); the next
+/// call works again where there is memory. A program in Rust cannot do without memory that it asked for, so until the
 /// function has ended, what was refused comes from the system: while a generator is opened as much as it needs, while a
 /// picture is drawn what is missing up to the next step. What a generator that stays open has taken so, it keeps until
 /// it is closed. Only where the system has nothing either does the program end, by abort().
@@ -71,7 +84,8 @@ pub unsafe extern "C" fn rissole_set_memory(memory: *const Memory, error: *mut E
     // SAFETY: as the caller vouches, here and below.
     unsafe {
         guard(error, |_| {
-            let Memory { alloc, realloc, free, user, .. } = grown::read(memory, "memory")?;
+            let Memory { struct_size: _, reserved, alloc, realloc, free, user } = grown::read(memory, "memory")?;
+            check_reserved(reserved, "memory")?;
             let (Some(alloc), Some(realloc), Some(free)) = (alloc, realloc, free) else {
                 return Err(Fault::argument("a function is NULL"));
             };

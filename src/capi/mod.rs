@@ -2,7 +2,8 @@
 //! keeps the two together.
 //!
 //! What holds at this boundary:
-//! - nothing unwinds out of it: every function does its work inside [`fault::guard`];
+//! - nothing unwinds out of it: every function that can fail does its work inside [`fault::guard`]; the others only read
+//!   or write a few numbers;
 //! - a pointer is checked for NULL and alignment, a length against what it bounds, before anything is read;
 //! - a struct that may grow begins with its size (see [`grown`]), a number that C calls an enum is checked;
 //! - handles are opaque. A model may be used from several threads at once, a generator from one at a time, which
@@ -26,23 +27,25 @@ use std::ffi::c_char;
 #[global_allocator]
 static ALLOCATOR: crate::budget::CountingAllocator = crate::budget::CountingAllocator;
 
-/// Version of the binary interface. It changes when a program must be compiled again.
-pub const ABI_VERSION: u32 = 1;
+/// Version of the binary interface. It changes when a program must be compiled again. The shared library is named after it
+/// (`cross/install.sh`).
+pub const ABI_VERSION: u32 = 2;
 
-/// The version of the binary interface of the library that runs; compare it with RISSOLE_ABI_VERSION.
+/// The version of the binary interface of the library that runs; compare it with RISSOLE_ABI_VERSION. Any
+/// thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn rissole_abi_version() -> u32 {
     ABI_VERSION
 }
 
-/// The library's version, like "0.1.0". Never NULL, valid for ever.
+/// The library's version, like "0.1.0". Never NULL, valid for ever. Any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn rissole_version() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
 }
 
 /// Bytes of heap that the library has allocated: now, and most at once since the program began. Either pointer may
-/// be NULL. Zeros where the library does not count (a Rust program without the counting allocator).
+/// be NULL. Zeros where the library does not count (a Rust program without the counting allocator). Any thread.
 ///
 /// # Safety
 /// Each pointer is NULL or points to a uint64_t.

@@ -1,6 +1,7 @@
 //! Models: an opened bundle, shared between threads.
 
 use std::ffi::{CString, c_char};
+use std::mem::offset_of;
 
 use super::fault::{ErrorInfo, Fault, Status, close, given, guard, place, text};
 use super::grown::{self, Grown};
@@ -25,7 +26,7 @@ impl Model {
     }
 }
 
-/// What a model draws and how it does by default. Set `struct_size` before it is filled in.
+/// What a model draws and how it does by default. rissole_model_info_init makes it ready to be filled in.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct ModelInfo {
@@ -51,13 +52,20 @@ pub struct ModelInfo {
     pub sampler: u32,
     /// 1 where pictures can be queries, else 0.
     pub has_encoder: u32,
-    /// Values of a latent.
+    /// Values of a latent: latent_channels · latent_height · latent_width.
     pub latent_values: u32,
+    /// Channels of a latent. The one at `c` in row `y` and column `x` has the value
+    /// latent[(c · latent_height + y) · latent_width + x].
+    pub latent_channels: u32,
+    /// Rows of cells of a latent. `height` is a multiple of it, and it is one of `block_rows`.
+    pub latent_height: u32,
+    /// Columns of cells of a latent. `width` is a multiple of it, and it is one of `block_cols`.
+    pub latent_width: u32,
 }
 
 // SAFETY: `repr(C)`, numbers only, the size first.
 unsafe impl Grown for ModelInfo {
-    const FIRST: usize = size_of::<ModelInfo>();
+    const FIRST: usize = offset_of!(ModelInfo, latent_channels);
     fn initial() -> Self {
         Self {
             struct_size: size_of::<Self>() as u32,
@@ -72,6 +80,9 @@ unsafe impl Grown for ModelInfo {
             sampler: 0,
             has_encoder: 0,
             latent_values: 0,
+            latent_channels: 0,
+            latent_height: 0,
+            latent_width: 0,
         }
     }
 }
@@ -106,6 +117,10 @@ impl From<SamplerKind> for Sampler {
 /// Opens the bundle in the folder `path` (UTF-8) and puts it into `*model`, which becomes NULL on failure. Checks the
 /// manifest, and presence and size of every file. Close it with rissole_model_close. Any thread.
 ///
+/// The files are mapped until the model and all its generators are closed. Where someone else cuts one short meanwhile, or
+/// its storage fails, the system ends the program (SIGBUS): replace files by renaming others over them. Models opened by
+/// rissole_model_open_reader or rissole_model_open_memory map nothing.
+///
 /// # Safety
 /// `path` is NULL or ends with NUL; `model` is NULL or points to a pointer; `error` is NULL or points to a
 /// rissole_error.
@@ -127,14 +142,26 @@ pub unsafe extern "C" fn rissole_model_open(
     }
 }
 
-/// Closes a model; NULL is ignored. Its generators may live on. No other thread may be using it.
+/// Closes a model; NULL is ignored. Its generators may live on. Any thread, while no other uses it.
 ///
 /// # Safety
-/// `model` is NULL or came from rissole_model_open and was not closed.
+/// `model` is NULL or came from rissole_model_open, rissole_model_open_memory or rissole_model_open_reader, and was not
+/// closed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rissole_model_close(model: *mut Model) {
     // SAFETY: as the caller vouches.
     unsafe { close(model) };
+}
+
+/// Makes `model_info`, which has `size` = sizeof(rissole_model_info) bytes, ready to be filled in. NULL is ignored. Any
+/// thread.
+///
+/// # Safety
+/// `model_info` is NULL or points to `size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rissole_model_info_init(model_info: *mut ModelInfo, size: usize) {
+    // SAFETY: as the caller vouches.
+    unsafe { grown::init(model_info, size) };
 }
 
 /// Fills in what the model draws. Any thread.
@@ -151,6 +178,7 @@ pub unsafe extern "C" fn rissole_model_get_info(
     unsafe {
         guard(error, |_| {
             let m = &given(model, "model")?.bundle.manifest;
+            let shape = m.latent.shape;
             let filled = ModelInfo {
                 struct_size: size_of::<ModelInfo>() as u32,
                 width: number(m.image.width)?,
@@ -163,14 +191,17 @@ pub unsafe extern "C" fn rissole_model_get_info(
                 steps: number(m.diffusion.steps)?,
                 sampler: Sampler::from(m.diffusion.sampler) as u32,
                 has_encoder: u32::from(m.networks.encoder.is_some()),
-                latent_values: number(m.latent.shape.len())?,
+                latent_values: number(shape.len())?,
+                latent_channels: number(shape.channels)?,
+                latent_height: number(shape.height)?,
+                latent_width: number(shape.width)?,
             };
             grown::write(info, filled, "info")
         })
     }
 }
 
-/// The model's name; valid until it is closed, NULL for NULL.
+/// The model's name; valid until it is closed, NULL for NULL. Any thread.
 ///
 /// # Safety
 /// `model` is NULL or open.
@@ -180,7 +211,7 @@ pub unsafe extern "C" fn rissole_model_name(model: *const Model) -> *const c_cha
     unsafe { given(model, "model") }.map_or(std::ptr::null(), |model| model.name.as_ptr())
 }
 
-/// The terms of the model's weights and database; valid until it is closed, NULL for NULL.
+/// The terms of the model's weights and database; valid until it is closed, NULL for NULL. Any thread.
 ///
 /// # Safety
 /// `model` is NULL or open.

@@ -13,7 +13,7 @@ use crate::generator as api;
 pub enum ProgressKind {
     /// The picture is begun.
     Started = 0,
-    /// The neighbours are known.
+    /// The neighbours are known; not told where the model does not use its database.
     Retrieved = 1,
     /// Some blocks went one step further; `preview` is there.
     Step = 2,
@@ -41,18 +41,23 @@ pub struct Progress {
     pub done: u32,
     /// Steps in all.
     pub total: u32,
-    /// For RISSOLE_PROGRESS_KIND_BLOCK: which one, 0 being the thumbnail where the model draws one.
+    /// For RISSOLE_PROGRESS_KIND_BLOCK: what was finished. Where the model draws a thumbnail (rissole_model_info), 0 is the
+    /// thumbnail, which shows everywhere until blocks take its place, and 1 + b is block b; else b is block b. Blocks are
+    /// counted row by row: b lies in row b / block_cols and column b % block_cols of the blocks, each of which has
+    /// latent_height / block_rows rows and latent_width / block_cols columns of cells, or height / block_rows rows and
+    /// width / block_cols columns of pixels; nothing is left over.
     pub position: u32,
-    /// Values at `latent`.
+    /// Values at `latent`: 0 or as many as the rissole_model_info says.
     pub latent_values: u32,
-    /// The whole latent as it stands, channel by channel, or NULL; valid until the callback returns.
+    /// The whole latent as it stands, channel by channel, row by row, as rissole_model_info tells, or NULL; valid until the
+    /// callback returns.
     pub latent: *const f32,
     /// The picture as it stands, or NULL; valid until the callback returns.
     pub preview: *const Preview,
 }
 
 /// Told of progress on the thread that draws. Answers 0 to go on, anything else to stop
-/// (RISSOLE_STATUS_CANCELLED). It must not use the generator, rissole_generator_cancel apart.
+/// (RISSOLE_STATUS_CANCELLED). It must not use the generator, rissole_generator_cancel apart, nor throw or longjmp.
 pub type ProgressFn = Option<unsafe extern "C" fn(progress: *const Progress, user: *mut c_void) -> c_int>;
 
 /// A callback and what it is given.
@@ -100,9 +105,9 @@ impl Listener {
     }
 }
 
-/// Decodes the picture as it stands into `image`; costs as much as the end of a picture does. Only within the
-/// callback that was given `preview`. RISSOLE_STATUS_BUDGET: the budget keeps the decoder out of memory while blocks
-/// are drawn.
+/// Decodes the picture as it stands into `image`; costs as much as the end of a picture does. Only within the callback that
+/// was given `preview`, on its thread. RISSOLE_STATUS_BUDGET: the budget keeps the decoder out of memory while blocks are
+/// drawn.
 ///
 /// # Safety
 /// `preview` is NULL or as given to the callback that calls; `image` as for rissole_generate.
@@ -122,7 +127,7 @@ pub unsafe extern "C" fn rissole_preview_get_image(
                     call.check_memory()?;
                     target.put(&picture)
                 }
-                None => Err(Fault::from(crate::Error::Budget { needs: 0, budget: 0 })),
+                None => Err(Fault::budget("the budget keeps the decoder out of memory while blocks are drawn")),
             }
         })
     }

@@ -151,7 +151,7 @@ pub(super) fn each(
         let workers: Vec<_> = workers.collect();
         workers.into_iter().try_for_each(|worker| {
             let worker = worker.map_err(|e| Error::Usage(format!("cannot start {threads} threads: {e}")))?;
-            worker.join().unwrap_or_else(|_| Err(Error::Internal("a worker panicked".into())))
+            worker.join().unwrap_or_else(|panic| Err(Error::panic(panic.as_ref())))
         })
     })
 }

@@ -23,8 +23,7 @@ int main(int argc, char **argv) {
     static uint8_t expected[SEEDS][PIXELS], pixels[PIXELS];
     long count = argc > 2 ? atol(argv[2]) : 10000, i, pages = 0, pages_now;
     uint64_t live = 0, peak = 0, live_now = 0, peak_now = 0;
-    rissole_image image = {.struct_size = sizeof image, .format = RISSOLE_PIXEL_FORMAT_RGB8, .bytes = sizeof pixels,
-                           .pixels = pixels};
+    rissole_image image;
     rissole_model *model = NULL;
     rissole_generator *generator = NULL;
     rissole_options options;
@@ -35,9 +34,12 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: %s MODEL_DIR [COUNT], more than %d\n", argv[0], 2 * SEEDS);
         return 2;
     }
-    rissole_options_init(&options);
+    rissole_options_init(&options, sizeof options);
     options.steps = 1;
-    rissole_request_init(&request);
+    rissole_request_init(&request, sizeof request);
+    rissole_image_init(&image, sizeof image);
+    image.pixels = pixels;
+    image.bytes = sizeof pixels;
     if (rissole_model_open(argv[1], &model, &error) != RISSOLE_STATUS_OK ||
         rissole_generator_open(model, &options, &generator, &error) != RISSOLE_STATUS_OK) {
         fprintf(stderr, "%s\n", error.message);
