@@ -298,7 +298,8 @@ typedef struct rissole_options {
      */
     uint32_t exclude_self;
     /**
-     * Bytes that the library may allocate in this process, all models and generators together; 0: no limit.
+     * Bytes that the library may allocate in this process; 0: no limit. What models and generators hold when this one is
+     * opened is counted, what another takes later is not foreseen: where several draw at once, leave room for the others.
      */
     uint64_t ram_budget;
     /**

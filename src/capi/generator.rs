@@ -31,7 +31,8 @@ pub struct Options {
     pub neighbours: u32,
     /// Whether a queried picture may not be its own neighbour: 0 it may, 1 it may not, 2 as the model says.
     pub exclude_self: u32,
-    /// Bytes that the library may allocate in this process, all models and generators together; 0: no limit.
+    /// Bytes that the library may allocate in this process; 0: no limit. What models and generators hold when this one is
+    /// opened is counted, what another takes later is not foreseen: where several draw at once, leave room for the others.
     pub ram_budget: u64,
     /// How strongly the neighbours guide, at most 100; 1: as trained, which every model can; 0: the model's. All but 1
     /// takes twice as long.

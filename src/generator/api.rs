@@ -23,7 +23,8 @@ pub struct Options {
     pub guidance: Option<f32>,
     /// Blocks evaluated at once, at least 1. The pixels do not depend on it.
     pub threads: usize,
-    /// Bytes the program may allocate, heap and worker stacks. Kept only where
+    /// Bytes the program may allocate, heap and worker stacks: what it holds when the generator is opened, and what the
+    /// generator takes. Another that draws meanwhile is not foreseen. Kept only where
     /// [`CountingAllocator`](crate::budget::CountingAllocator) is the global allocator; else it is ignored
     /// and a warning logged.
     pub ram_budget: Option<u64>,
