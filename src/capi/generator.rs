@@ -224,8 +224,8 @@ pub unsafe extern "C" fn rissole_report_init(report: *mut Report, size: usize) {
 
 /// The least `ram_budget` with which a generator with `options` can be opened now: bytes of heap that it needs, with
 /// what the library holds already: one thread, the networks of one stage at a time, the picture decoded in small tiles where
-/// the decoder allows. Loads the networks one by one to find out. `options` may be NULL for the usual ones. Any thread, one
-/// at a time.
+/// the decoder allows. Loads the networks one by one to find out. `options` may be NULL for the usual ones. Any thread; what
+/// others hold meanwhile is counted.
 ///
 /// # Safety
 /// `model` is NULL or open; `options` is NULL or has `struct_size` bytes; `needs` is NULL or points to a uint64_t;
