@@ -1,7 +1,8 @@
 //! Time of one run of each network of a bundle, by our own operators and by tract, and of the decoder in tiles, with the
 //! heap that it takes: `cargo bench --bench network`. The bundle is `models/avatars64`, or the folder in
-//! `RISSOLE_MODEL`. With `-- --json`, one JSON object a line. With `-- --once FILE ours|tract`, that network of the bundle
-//! alone is loaded and run twice: time to the end of the first run, memory and the output, as JSON.
+//! `RISSOLE_MODEL`. With `-- --json`, one JSON object a line; with `-- --only FILE`, that network of the bundle alone, not
+//! in tiles; with `-- --once FILE ours|tract`, that network loaded and run twice: time to the end of the first run, memory
+//! and the output, as JSON.
 //!
 //! All run in turn, on one thread, a batch of runs at a time; printed are medians of the batches' processor time for
 //! one run, which other programs disturb less than the time of day.
@@ -26,18 +27,24 @@ fn main() -> Result<()> {
     let bundle = Bundle::open(folder)?;
     let networks = &bundle.manifest.networks;
     let all = [&networks.conditioner, &networks.denoiser, &networks.decoder];
+    let entries: Vec<_> = all.into_iter().chain(&networks.encoder).collect();
     let arguments: Vec<String> = std::env::args().collect();
-    if let Some(at) = arguments.iter().position(|argument| argument == "--once") {
-        let mut entries = all.into_iter().chain(&networks.encoder);
-        let entry = arguments.get(at + 1).and_then(|file| entries.find(|entry| entry.file == *file));
-        let entry = entry.ok_or_else(|| Error::Usage("--once FILE ours|tract: which file of the bundle?".into()))?;
-        return once(&bundle, entry, arguments.get(at + 2).is_some_and(|engine| engine == "tract"));
+    let after = |name: &str| arguments.iter().position(|argument| argument == name).map(|at| &arguments[at + 1..]);
+    let named = |words: &[String]| {
+        let entry = entries.iter().find(|entry| words.first() == Some(&entry.file));
+        entry.copied().ok_or_else(|| Error::Usage("which file of the bundle?".into()))
+    };
+    if let Some(words) = after("--once") {
+        return once(&bundle, named(words)?, words.get(1).is_some_and(|engine| engine == "tract"));
     }
-    let is_json = arguments.iter().any(|argument| argument == "--json");
+    let is_json = after("--json").is_some();
     if !is_json {
         println!("{:<18} {:>9} {:>9} {:>7}", "network", "ours ms", "tract ms", "ratio");
     }
-    all.into_iter().chain(&networks.encoder).try_for_each(|entry| compare(&bundle, entry, is_json))?;
+    if let Some(words) = after("--only") {
+        return compare(&bundle, named(words)?, is_json);
+    }
+    entries.iter().try_for_each(|entry| compare(&bundle, entry, is_json))?;
     tiles(&bundle, is_json)
 }
 

@@ -68,10 +68,11 @@ class Programs:
     def peak(self):
         return float(output_of([self.peak_program]))
 
-    def round(self):
-        """Milliseconds of both sides of the bench for every network; its rows on tiles are for others."""
-        rows = map(json.loads, output_of([self.bench, "--json"], env=self.environment).splitlines())
-        return {Path(row["network"]).stem: row for row in rows if "ours" in row}
+    def times(self, role):
+        """Milliseconds of a network's run by both sides of the bench."""
+        output = output_of([self.bench, "--json", "--only", f"{role}.onnx"], env=self.environment)
+        row = next((row for row in map(json.loads, output.splitlines()) if "ours" in row), {})
+        return {side: row[key] for side, key in RUST.items() if key in row}
 
     def once(self, role, side):
         return json.loads(output_of([self.bench, "--once", f"{role}.onnx", RUST[side]], env=self.environment))
@@ -179,8 +180,8 @@ class Network:
                 command = [programs.rten, self.files["f32"], milliseconds]
                 self.turns[side] = lambda command=command: json.loads(output_of(command))["ms"]
 
-    def round(self, ours):
-        turns = {side: ours[key] for side, key in RUST.items()} | {side: turn() for side, turn in self.turns.items()}
+    def round(self, programs):
+        turns = programs.times(self.role) | {side: turn() for side, turn in self.turns.items()}
         for side, spent in turns.items():
             self.times.setdefault(side, []).append(spent)
 
@@ -252,9 +253,8 @@ def main():
                 networks[role].ready(programs, args.milliseconds)
         peaks = []
         for _ in range(args.rounds):
-            ours = programs.round()
-            for role, network in networks.items():
-                network.round(ours[role])
+            for network in networks.values():
+                network.round(programs)
             peaks.append(programs.peak())
         print(f"f32 peak of the core: {max(peaks):.1f} GFLOP/s")
         for network in networks.values():
