@@ -1,6 +1,8 @@
 //! Time of one run of each network of a bundle, by our own operators and by tract, and of the decoder in tiles, with the
 //! heap that it takes: `cargo bench --bench network`. The bundle is `models/avatars64`, or the folder in
-//! `RISSOLE_MODEL`. With `-- --json`, one JSON object a line.
+//! `RISSOLE_MODEL`. With `-- --json`, one JSON object a line; with `-- --only FILE`, that network of the bundle alone, not
+//! in tiles; with `-- --once FILE ours|tract`, that network loaded and run twice: time to the end of the first run, memory
+//! and the output, as JSON.
 //!
 //! All run in turn, on one thread, a batch of runs at a time; printed are medians of the batches' processor time for
 //! one run, which other programs disturb less than the time of day.
@@ -11,7 +13,7 @@ use std::time::Instant;
 use rissole::budget::{self, CountingAllocator};
 use rissole::bundle::manifest::NetworkEntry;
 use rissole::network::{Engine, Network};
-use rissole::{Bundle, Result};
+use rissole::{Bundle, Error, Result};
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
@@ -25,11 +27,24 @@ fn main() -> Result<()> {
     let bundle = Bundle::open(folder)?;
     let networks = &bundle.manifest.networks;
     let all = [&networks.conditioner, &networks.denoiser, &networks.decoder];
-    let is_json = std::env::args().any(|argument| argument == "--json");
+    let entries: Vec<_> = all.into_iter().chain(&networks.encoder).collect();
+    let arguments: Vec<String> = std::env::args().collect();
+    let after = |name: &str| arguments.iter().position(|argument| argument == name).map(|at| &arguments[at + 1..]);
+    let named = |words: &[String]| {
+        let entry = entries.iter().find(|entry| words.first() == Some(&entry.file));
+        entry.copied().ok_or_else(|| Error::Usage("which file of the bundle?".into()))
+    };
+    if let Some(words) = after("--once") {
+        return once(&bundle, named(words)?, words.get(1).is_some_and(|engine| engine == "tract"));
+    }
+    let is_json = after("--json").is_some();
     if !is_json {
         println!("{:<18} {:>9} {:>9} {:>7}", "network", "ours ms", "tract ms", "ratio");
     }
-    all.into_iter().chain(&networks.encoder).try_for_each(|entry| compare(&bundle, entry, is_json))?;
+    if let Some(words) = after("--only") {
+        return compare(&bundle, named(words)?, is_json);
+    }
+    entries.iter().try_for_each(|entry| compare(&bundle, entry, is_json))?;
     tiles(&bundle, is_json)
 }
 
@@ -40,8 +55,7 @@ fn compare(bundle: &Bundle, entry: &NetworkEntry, is_json: bool) -> Result<()> {
         eprintln!("{:<18} not covered by our operators", entry.file);
         return Ok(());
     }
-    let inputs: Vec<Vec<f32>> =
-        ours.input_lens().map(|len| (0..len).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect()).collect();
+    let inputs: Vec<Vec<f32>> = ours.input_lens().map(values).collect();
     let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
     let mut out = vec![0.0; ours.output_len()];
     let mut run = |network: &Network| network.run(black_box(&inputs), black_box(&mut out));
@@ -52,6 +66,49 @@ fn compare(bundle: &Bundle, entry: &NetworkEntry, is_json: bool) -> Result<()> {
         false => println!("{:<18} {ours:>9.3} {tract:>9.3} {:>7.2}", entry.file, tract / ours),
     }
     Ok(())
+}
+
+/// What the networks are run on.
+fn values(len: usize) -> Vec<f32> {
+    (0..len).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect()
+}
+
+/// Loads a network and runs it twice, in a process that has done nothing else.
+fn once(bundle: &Bundle, entry: &NetworkEntry, by_tract: bool) -> Result<()> {
+    let heap = budget::live_bytes();
+    // From here on, the peak of what is resident counts anew; without that, it is the whole process's.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    let (resident, anonymous) = (status_kib("VmRSS:"), status_kib("RssAnon:"));
+    let started = Instant::now();
+    let (done, peak) = budget::peak_of(|| {
+        let network = match by_tract {
+            true => Network::load_with_tract(bundle.path_of(&entry.file), entry)?,
+            false => Network::open(bundle, entry)?,
+        };
+        let inputs: Vec<Vec<f32>> = network.input_lens().map(values).collect();
+        let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+        let mut out = vec![0.0; network.output_len()];
+        network.run(&inputs, &mut out)?;
+        let first_ms = started.elapsed().as_secs_f64() * 1e3;
+        network.run(&inputs, &mut out)?;
+        let grown = |name, before: u64| status_kib(name).saturating_sub(before) * 1024;
+        Ok::<_, Error>((first_ms, grown("VmHWM:", resident), grown("RssAnon:", anonymous), out))
+    });
+    let (first_ms, resident, anonymous, output) = done?;
+    println!(
+        "{}",
+        serde_json::json!({
+            "first_ms": first_ms, "heap": peak - heap, "resident": resident, "anonymous": anonymous, "output": output,
+        })
+    );
+    Ok(())
+}
+
+/// A figure of /proc/self/status; 0 where there is none.
+fn status_kib(name: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|line| line.trim().trim_end_matches("kB").trim_end().parse().ok()).unwrap_or(0)
 }
 
 /// Smallest tiles, in pixels.
@@ -75,8 +132,7 @@ fn tiles(bundle: &Bundle, is_json: bool) -> Result<()> {
         sides.push(side);
         networks.push(network);
     }
-    let input: Vec<f32> =
-        (0..networks[0].input_lens().sum()).map(|i: usize| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+    let input = values(networks[0].input_lens().sum());
     let mut run = |network: &Network| {
         network.run_tiles(black_box(&input), &mut |_, values| {
             black_box(values);

@@ -1,17 +1,31 @@
 #!/usr/bin/env python3
-"""Time of one run of each network of a bundle on one CPU thread: rissole beside tract, onnxruntime, OpenVINO, ncnn.
+"""Every network of a bundle by rissole, tract, onnxruntime, OpenVINO, ncnn and rten, on one core and one thread.
 
-`cargo bench --bench network` gives the first two; the others run here. Everything is pinned to one core, the sides
-alternate, and what is compared is processor time: medians over the rounds of the time of one run.
+Prints a table in Markdown for each network:
+  ms         processor time of one run: median over the rounds, in which the sides alternate (lowest…highest)
+  ×          the same, of rissole's
+  GFLOP/s    two operations for each product of convolutions and matrix products, over that time
+  of peak    the same, of what the core reaches in network_peak.rs
+  start      milliseconds from the start of loading to the end of the first run, files in the page cache: the best of
+             --starts processes that each do nothing else
+  heap       MiB allocated at most, counted by the allocator (Rust alone)
+  private    MiB of memory not backed by files by which such a process has grown after the second run
+  resident   MiB by which its resident set, mapped files included, has grown at most
+  SNR        dB by which the output's power is above that of its difference from onnxruntime's in f32
 
-Networks are stored with int8 weights. onnxruntime gets them with the weights made f32 beforehand ("onnxruntime"), as do
-OpenVINO and ncnn, and also as they are ("onnxruntime, int8"): the weights alone are int8 there, the arithmetic is f32.
-An engine that cannot take a network is left out, with the reason on stderr.
+Networks are stored with int8 weights; "int8 weights" runs that file, which is f32 arithmetic. "int8 arithmetic" is
+quantized anew by onnxruntime, activations too. All others get the weights made f32 beforehand. An engine that cannot
+take a network, or whose f32 output is off by more than 2 % of the largest value, is left out; stderr says why.
 """
 
-import argparse
-import json
 import os
+
+for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ[variable] = "1"
+
+import argparse
+import importlib.metadata
+import json
 import statistics
 import subprocess
 import sys
@@ -20,93 +34,48 @@ import time
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
 
-ROOT = Path(__file__).resolve().parents[2]
+import network_models as models
+from network_engines import LOADERS, SIDES
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 ROLES = ["conditioner", "denoiser", "decoder", "encoder"]
+RUST = {"rissole": "ours", "tract": "tract"}
 
 
-def with_f32_weights(path, to):
-    """The network at `path` with every DequantizeLinear of constants worked out, written to `to`."""
-    model = onnx.load(path)
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    nodes = []
-    for node in model.graph.node:
-        if node.op_type != "DequantizeLinear" or not all(name in constants for name in node.input if name):
-            nodes.append(node)
-            continue
-        values, scale, *zero = (numpy_helper.to_array(constants[name]) for name in node.input if name)
-        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-        shape = [-1 if i == axis else 1 for i in range(values.ndim)]
-        along = lambda a: a.reshape(shape) if a.ndim == 1 and a.size > 1 else a
-        shift = along(zero[0]).astype(np.float32) if zero else np.float32(0)
-        worked_out = (values.astype(np.float32) - shift) * along(scale)
-        model.graph.initializer.append(numpy_helper.from_array(worked_out, node.output[0]))
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input} | {output.name for output in model.graph.output}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-    onnx.checker.check_model(model)
-    onnx.save(model, to)
+def output_of(command, **more):
+    return subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True, **more).stdout
 
 
-def inputs_of(path):
-    """Values for each input, by name: the same that the bench in Rust takes."""
-    graph = onnx.load(path).graph
-    constants = {tensor.name for tensor in graph.initializer}
-    inputs = {}
-    for entry in graph.input:
-        if entry.name not in constants:
-            shape = [d.dim_value for d in entry.type.tensor_type.shape.dim]
-            count = int(np.prod(shape))
-            inputs[entry.name] = ((np.arange(count) * 37 % 101) / 50.0 - 1.0).astype(np.float32).reshape(shape)
-    return inputs
+class Programs:
+    """The programs in Rust, and what the core reaches at most."""
 
+    def __init__(self, model, folder):
+        self.environment = os.environ | {"RISSOLE_MODEL": str(model)}
+        target = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
+        self.bench = self.built(["bench", "--bench", "network", "--no-run"], ROOT, target, "network")
+        self.rten = self.built(["build", "--release"], HERE / "rten", target, "rten-side")
+        self.peak_program = folder / "peak"
+        output_of(["rustc", "-O", "-Ctarget-cpu=native", HERE / "network_peak.rs", "-o", self.peak_program])
 
-def onnxruntime_side(path, inputs):
-    import onnxruntime
+    @staticmethod
+    def built(command, folder, target, name):
+        lines = output_of(["cargo", *command, "--locked", "--message-format=json", "--target-dir", target], cwd=folder)
+        artifacts = [json.loads(line) for line in lines.splitlines()]
+        return next(a["executable"] for a in artifacts if a.get("executable") and a["target"]["name"] == name)
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, inputs)[0]
+    def peak(self):
+        return float(output_of([self.peak_program]))
 
+    def times(self, role):
+        """Milliseconds of a network's run by both sides of the bench."""
+        output = output_of([self.bench, "--json", "--only", f"{role}.onnx"], env=self.environment)
+        row = next((row for row in map(json.loads, output.splitlines()) if "ours" in row), {})
+        return {side: row[key] for side, key in RUST.items() if key in row}
 
-def openvino_side(path, inputs):
-    import openvino
-
-    settings = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
-    return lambda: request.infer(inputs)[0]
-
-
-def ncnn_side(path, inputs):
-    import ncnn
-
-    folder = Path(tempfile.mkdtemp(dir=path.parent))
-    shapes = ",".join(json.dumps(list(value.shape)).replace(" ", "") + "f32" for value in inputs.values())
-    pnnx = Path(sys.executable).with_name("pnnx")
-    command = [str(pnnx), str(path), f"inputshape={shapes}", f"ncnnparam={folder}/n.param", f"ncnnbin={folder}/n.bin"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
-    net = ncnn.Net()
-    net.opt.num_threads = 1
-    if net.load_param(f"{folder}/n.param") != 0 or net.load_model(f"{folder}/n.bin") != 0:
-        raise RuntimeError("ncnn does not load it")
-    mats = [ncnn.Mat(np.ascontiguousarray(value[0])) for value in inputs.values()]
-
-    def run():
-        extractor = net.create_extractor()
-        for i, mat in enumerate(mats):
-            extractor.input(f"in{i}", mat)
-        status, out = extractor.extract("out0")
-        if status != 0:
-            raise RuntimeError("ncnn does not run it")
-        return np.array(out)[None]
-
-    return run
+    def once(self, role, side):
+        return json.loads(output_of([self.bench, "--once", f"{role}.onnx", RUST[side]], env=self.environment))
 
 
 def timed(run, milliseconds):
@@ -118,84 +87,187 @@ def timed(run, milliseconds):
     return spent / runs
 
 
-def rissole_round(bench, model):
-    """Both Rust sides of every network, in one process of their own."""
-    done = subprocess.run([str(bench), "--json"], env=os.environ | {"RISSOLE_MODEL": str(model)}, check=True,
-                          stdout=subprocess.PIPE, text=True)
-    return {Path(row["network"]).stem: row for row in map(json.loads, done.stdout.splitlines())}
+class Network:
+    """One network: its files, and what is measured of each side."""
 
+    def __init__(self, role, path, folder, has_vnni):
+        self.role, self.path, self.files, self.failures = role, path, {"stored": path}, {}
+        self.inputs = models.inputs_of(path)
+        self.inputs_file = folder / f"{role}.npz"
+        np.savez(self.inputs_file, **self.inputs)
+        plain = self.files["f32"] = folder / path.name
+        models.with_f32_weights(path, plain)
+        self.operations, self.parameters = models.operations_of(plain), models.parameters_of(plain)
+        self.attempt("int8", lambda: self.quantized(plain, folder, has_vnni))
+        self.attempt("ncnn", lambda: models.ncnn_files(plain, self.inputs, folder / f"{role}-ncnn"))
+        self.files.setdefault("ncnn", folder / f"{role}-ncnn")
+        self.once, self.times, self.turns = {}, {}, {}
 
-def build_bench():
-    """The benchmark's binary."""
-    command = ["cargo", "bench", "--bench", "network", "--no-run", "--locked", "--message-format=json"]
-    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
-    artifacts = [json.loads(line) for line in done.stdout.splitlines()]
-    return next(a["executable"] for a in artifacts if a.get("executable") and a["target"]["name"] == "network")
-
-
-def sides_of(path, folder):
-    """The engines that take the network at `path`, each ready to run."""
-    plain = folder / path.name
-    with_f32_weights(path, plain)
-    inputs = inputs_of(path)
-    makers = {
-        "onnxruntime": lambda: onnxruntime_side(plain, inputs),
-        "onnxruntime, int8": lambda: onnxruntime_side(path, inputs),
-        "OpenVINO": lambda: openvino_side(plain, inputs),
-        "ncnn": lambda: ncnn_side(plain, inputs),
-    }
-    sides, expected = {}, None
-    for name, make in makers.items():
+    def attempt(self, kind, make):
         try:
-            run = make()
-            out = np.asarray(run()).ravel()
-        except Exception as error:  # an engine may fail in any way of its own
-            print(f"{path.stem}: not by {name}: {error}", file=sys.stderr)
-            continue
-        expected = out if expected is None else expected
-        worst = float(np.abs(out - expected).max()) if out.shape == expected.shape else float("inf")
-        if worst > 0.02 * float(np.abs(expected).max()):
-            print(f"{path.stem}: not by {name}: its output differs by {worst:.3g}", file=sys.stderr)
-            continue
-        sides[name] = run
-    return sides
+            made = make()
+            if made is not None:
+                self.files[kind] = made
+        except Exception as error:  # converters may fail in any way of their own
+            self.failures[kind] = error
+
+    def quantized(self, plain, folder, has_vnni):
+        """Of what may be quantized, the faster."""
+        files, times = {}, {}
+        for name, operators in models.QUANTIZED.items():
+            files[name] = folder / f"{self.role}-int8-{name.split()[0]}.onnx"
+            models.with_int8_arithmetic(plain, self.inputs, operators, has_vnni, files[name])
+        runs = {name: LOADERS["onnxruntime"](file, self.inputs) for name, file in files.items()}
+        for _ in range(5):
+            for name, run in runs.items():
+                times.setdefault(name, []).append(timed(run, 100))
+        self.in_int8 = min(runs, key=lambda name: min(times[name]))
+        return files[self.in_int8]
+
+    def makers(self, programs):
+        """Each side's start in a process of its own."""
+        makers = {side: lambda side=side: programs.once(self.role, side) for side in RUST}
+        for side, (engine, kind) in SIDES.items():
+            command = [sys.executable, HERE / "network_once.py", engine, self.files.get(kind), self.inputs_file]
+            makers[side] = lambda kind=kind, command=command: self.started(kind, command)
+        makers["rten"] = lambda: self.started("f32", [programs.rten, self.files["f32"]])
+        return makers
+
+    def started(self, kind, command):
+        if kind in self.failures:
+            raise self.failures[kind]
+        done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if done.returncode != 0:
+            raise RuntimeError((done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1])
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def measure_once(self, programs, starts):
+        """Start, memory and output of each side; those that are not up to it are left out."""
+        makers = self.makers(programs)
+        runs = {}
+        for _ in range(starts):
+            for side, make in list(makers.items()):
+                try:
+                    runs.setdefault(side, []).append(make())
+                except Exception as error:
+                    print(f"{self.role}: not by {side}: {error}", file=sys.stderr)
+                    del makers[side]
+        expected = np.array(runs["onnxruntime"][0]["output"])
+        for side in makers:
+            output = np.array(runs[side][0]["output"])
+            if output.shape != expected.shape:
+                print(f"{self.role}: not by {side}: an output of {output.size} values", file=sys.stderr)
+                continue
+            noise = output - expected
+            if "arithmetic" not in side and np.abs(noise).max() > 0.02 * np.abs(expected).max():
+                print(f"{self.role}: not by {side}: its output differs by {np.abs(noise).max():.3g}", file=sys.stderr)
+                continue
+            figures = {name: statistics.median(run[name] for run in runs[side] if name in run)
+                       for name in runs[side][0] if name != "output"}
+            figures["first_ms"] = min(run["first_ms"] for run in runs[side])
+            figures["snr"] = float(10 * np.log10(np.sum(expected**2) / max(np.sum(noise**2), 1e-30)))
+            self.once[side] = figures
+
+    def ready(self, programs, milliseconds):
+        """Loads what is timed in this process."""
+        for side in self.once:
+            if side in SIDES:
+                engine, kind = SIDES[side]
+                run = LOADERS[engine](self.files[kind], self.inputs)
+                run()
+                self.turns[side] = lambda run=run: timed(run, milliseconds)
+            elif side == "rten":
+                command = [programs.rten, self.files["f32"], milliseconds]
+                self.turns[side] = lambda command=command: json.loads(output_of(command))["ms"]
+
+    def round(self, programs):
+        turns = programs.times(self.role) | {side: turn() for side, turn in self.turns.items()}
+        for side, spent in turns.items():
+            self.times.setdefault(side, []).append(spent)
+
+    def median(self, side):
+        return statistics.median(self.times[side])
+
+    def print(self, peak):
+        print(f"\n### {self.role}: {self.parameters:,} parameters, {self.operations * 1e-6:.1f} MFLOP a run\n")
+        print("| engine | ms | × | GFLOP/s | of peak | start ms | heap | private | resident | SNR dB |")
+        print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+        mib = lambda figures, name: f"{figures[name] / 2**20:.1f}" if name in figures else "–"
+        for side in sorted(self.times, key=self.median):
+            spent, figures = self.median(side), self.once[side]
+            rate = self.operations / spent * 1e-6
+            snr = "–" if side == "onnxruntime" else f"{figures['snr']:.0f}"
+            print(f"| {side} | {spent:.2f} ({min(self.times[side]):.2f}…{max(self.times[side]):.2f}) "
+                  f"| {spent / self.median('rissole'):.2f} | {rate:.0f} | {rate / peak:.0%} | {figures['first_ms']:.0f} "
+                  f"| {mib(figures, 'heap')} | {mib(figures, 'anonymous')} | {mib(figures, 'resident')} | {snr} |")
+        if "int8" in self.files:
+            print(f"\nIn int8 arithmetic: {self.in_int8}, the faster choice for onnxruntime.")
 
 
-def versions():
-    import importlib.metadata
+def print_picture(networks, manifest):
+    """What the networks of one picture take: times of one run × runs."""
+    grid = manifest["grid"]
+    blocks = grid["rows"] * grid["cols"] + int(manifest["coherence"]["thumbnail"])
+    counts = {"conditioner": blocks, "denoiser": blocks * manifest["diffusion"]["steps"], "decoder": 1}
+    words = ", ".join(f"{count} × {role}" for role, count in counts.items())
+    print(f"\n### A picture's networks: {words}\n")
+    print("Times of one run × runs, summed; what is between the networks is left out.\n")
+    print("| engine | ms | × |\n|---|---:|---:|")
+    sides = [side for side in networks["denoiser"].times if all(side in networks[role].times for role in counts)]
+    totals = {side: sum(networks[role].median(side) * count for role, count in counts.items()) for side in sides}
+    for side in sorted(totals, key=totals.get):
+        print(f"| {side} | {totals[side]:.0f} | {totals[side] / totals['rissole']:.2f} |")
 
-    names = "onnxruntime", "openvino", "ncnn"
-    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+
+def processor():
+    """The processor's name, and its flags."""
+    lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    found = lambda *names: next((value.strip() for name, _, value in lines if name.strip() in names), "unknown")
+    return found("model name"), set(found("flags", "Features").split())
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "avatars64", help="the bundle")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--starts", type=int, default=7)
     parser.add_argument("--milliseconds", type=float, default=300, help="time of one engine's turn")
     parser.add_argument("--core", type=int, help="core to run on; the last one allowed")
+    parser.add_argument("--networks", nargs="+", choices=ROLES, default=ROLES)
     args = parser.parse_args()
-    bench = build_bench()
-    core = sorted(os.sched_getaffinity(0))[-1] if args.core is None else args.core
-    os.sched_setaffinity(0, {core})
-    print(f"{versions()}; core {core}, one thread")
     with tempfile.TemporaryDirectory() as folder:
-        paths = {role: args.model / f"{role}.onnx" for role in ROLES}
-        sides = {role: sides_of(path, Path(folder)) for role, path in paths.items() if path.exists()}
-        times = {role: {} for role in sides}
+        folder = Path(folder)
+        programs = Programs(args.model.resolve(), folder)
+        core = sorted(os.sched_getaffinity(0))[-1] if args.core is None else args.core
+        os.sched_setaffinity(0, {core})
+        name, flags = processor()
+        vector = [flag for flag in ("fma", "avx2", "avx512f", "asimd", "asimddp") if flag in flags]
+        has_vnni = any("vnni" in flag or flag == "asimddp" for flag in flags)
+        print("rten " + rten_version() + "".join(f", {n} {importlib.metadata.version(n)}" for n in LOADERS))
+        print(f"{name} ({', '.join(vector)}; {'with' if has_vnni else 'without'} int8 dot products), one core, one thread")
+        networks = {}
+        for role in args.networks:
+            if (path := args.model / f"{role}.onnx").exists():
+                networks[role] = Network(role, path, folder, has_vnni)
+                networks[role].measure_once(programs, args.starts)
+                networks[role].ready(programs, args.milliseconds)
+        peaks = []
         for _ in range(args.rounds):
-            ours = rissole_round(bench, args.model.resolve())
-            for role in sides:
-                turns = {"rissole": ours[role]["ours"], "tract": ours[role]["tract"]}
-                turns |= {name: timed(run, args.milliseconds) for name, run in sides[role].items()}
-                for name, spent in turns.items():
-                    times[role].setdefault(name, []).append(spent)
-    for role, by_side in times.items():
-        medians = {name: statistics.median(spent) for name, spent in by_side.items()}
-        print(f"{role}: milliseconds of processor time for one run (of the rissole's)")
-        for name, spent in medians.items():
-            low, high = min(by_side[name]), max(by_side[name])
-            print(f"  {name:18} {spent:8.3f}  {spent / medians['rissole']:5.2f}×  ({low:.3f}…{high:.3f})")
+            for network in networks.values():
+                network.round(programs)
+            peaks.append(programs.peak())
+        print(f"f32 peak of the core: {max(peaks):.1f} GFLOP/s")
+        for network in networks.values():
+            network.print(max(peaks))
+        if all(role in networks for role in ROLES[:3]):
+            print_picture(networks, json.loads((args.model / "manifest.json").read_text()))
+
+
+def rten_version():
+    import tomllib
+
+    packages = tomllib.loads((HERE / "rten" / "Cargo.lock").read_text())["package"]
+    return next(package["version"] for package in packages if package["name"] == "rten")
 
 
 if __name__ == "__main__":
