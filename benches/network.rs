@@ -75,12 +75,11 @@ fn values(len: usize) -> Vec<f32> {
 
 /// Loads a network and runs it twice, in a process that has done nothing else.
 fn once(bundle: &Bundle, entry: &NetworkEntry, by_tract: bool) -> Result<()> {
-    let heap = budget::live_bytes();
     // From here on, the peak of what is resident counts anew; without that, it is the whole process's.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let (resident, anonymous) = (status_kib("VmRSS:"), status_kib("RssAnon:"));
     let started = Instant::now();
-    let (done, peak) = budget::peak_of(|| {
+    let (done, cost) = budget::cost_of(|| {
         let network = match by_tract {
             true => Network::load_with_tract(bundle.path_of(&entry.file), entry)?,
             false => Network::open(bundle, entry)?,
@@ -98,7 +97,7 @@ fn once(bundle: &Bundle, entry: &NetworkEntry, by_tract: bool) -> Result<()> {
     println!(
         "{}",
         serde_json::json!({
-            "first_ms": first_ms, "heap": peak - heap, "resident": resident, "anonymous": anonymous, "output": output,
+            "first_ms": first_ms, "heap": cost.peak, "resident": resident, "anonymous": anonymous, "output": output,
         })
     );
     Ok(())

@@ -133,19 +133,24 @@ fn a_budget_is_kept_or_refused() {
     assert!(matches!(refused, Err(Error::Budget { .. })));
     assert!(budget::peak_bytes() < before + decode.held / 2, "{} from {before}", budget::peak_bytes());
 
+    let swell = |bytes| {
+        let entry = &local.manifest.networks.decoder;
+        let mut swollen = graph(entry);
+        swollen.proto.doc_string = "x".repeat(bytes);
+        fs::write(local.path_of(&entry.file), swollen.bytes()).unwrap();
+        common::list_files(wide.path(), local.manifest.clone())
+    };
     // Loading may take more than drawing.
-    let mut swollen = graph(&local.manifest.networks.decoder);
-    swollen.proto.doc_string = "x".repeat(6 << 20);
-    fs::write(local.path_of(&local.manifest.networks.decoder.file), swollen.bytes()).unwrap();
-    local = common::list_files(wide.path(), local.manifest);
-    let loads = every_plan_draws_the_same_picture(&local, &Options::default());
+    let swollen = swell(6 << 20);
+    let loads = every_plan_draws_the_same_picture(&swollen, &Options::default());
     assert!(loads[0].stages[1].peak > plans[0].stages[1].peak, "{loads:#?}");
-    // Nor is a network read that cannot fit.
+    // Nor is a network read that cannot fit, where it is large.
+    let swollen = swell(20 << 20);
     for storage in [Storage::Mapped, Storage::Read] {
-        let bundle = Bundle { storage, ..local.clone() };
+        let bundle = Bundle { storage, ..swollen.clone() };
         budget::reset_peak();
         let refused = draw(&bundle, &Options { ram_budget: Some(5 << 20), ..Options::default() });
-        assert!(matches!(refused, Err(Error::Budget { needs, .. }) if needs > 6 << 20));
+        assert!(matches!(refused, Err(Error::Budget { needs, .. }) if needs > 20 << 20));
         assert!(budget::peak_bytes() <= 5 << 20, "peak {}", budget::peak_bytes());
     }
 

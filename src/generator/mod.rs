@@ -40,6 +40,9 @@ use settings::{Settings, check_database, check_index};
 /// enough cannot be told otherwise. Less than any picture takes.
 const OPENING: u64 = 1 << 20;
 
+/// The same while the networks are tried out.
+const TRYING: u64 = 16 << 20;
+
 /// Draws pictures from one bundle.
 #[derive(Debug)]
 pub struct Generator {
@@ -106,11 +109,19 @@ impl Generator {
             log::warn!("the RAM budget is not kept: this program does not count what it allocates");
         }
         let budget = options.ram_budget.filter(|_| budget::is_counting());
-        let bundle = &Bundle { budget: budget.map(|budget| budget.max(OPENING)), ..bundle.clone() };
-        let mut opened = Opened::open(bundle, options)?;
+        // Held as long as the generator, and so there before it is asked what there is.
+        let mut bundle = Bundle { budget: budget.map(|budget| budget.max(OPENING)), ..bundle.clone() };
+        // Refused is what exceeds the budget that was given.
+        let given = |error| match (error, budget) {
+            (Error::Budget { needs, .. }, Some(budget)) => Error::Budget { needs, budget },
+            (error, _) => error,
+        };
+        let mut opened = Opened::open(&bundle, options).map_err(given)?;
         let mut networks = match budget {
             Some(budget) => {
-                let plan = fitting(&opened.plans(bundle)?, budget)?;
+                bundle.budget = Some(budget.max(TRYING));
+                let plan = fitting(&opened.plans(&bundle).map_err(given)?, budget)?;
+                bundle.budget = Some(budget);
                 log::info!("drawn {plan}: {} bytes of {budget} at most", plan.needs());
                 opened.settings.threads = plan.threads;
                 Networks::planned(bundle, budget, opened.load(plan.threads), &plan)
@@ -131,7 +142,8 @@ impl Generator {
         if !budget::is_counting() {
             return Err(Error::Usage("this program does not count what it allocates".into()));
         }
-        Opened::open(bundle, options)?.plans(bundle)
+        let bundle = bundle.clone();
+        Opened::open(&bundle, options)?.plans(&bundle)
     }
 
     /// Draws the picture that belongs to `seed` and `query`, and tells `observe` of the progress. The same

@@ -92,7 +92,7 @@ impl Networks {
     ///
     /// # Errors
     /// As [`Network::open`] and [`Network::run`].
-    pub fn open(bundle: &Bundle, load: Load) -> Result<Self> {
+    pub fn open(bundle: Bundle, load: Load) -> Result<Self> {
         let mut networks = Self::new(bundle, None, load, true, None);
         networks.hold(Stage::Sample)?;
         networks.hold(Stage::Decode)?;
@@ -102,13 +102,13 @@ impl Networks {
     }
 
     /// The networks of `bundle`, loaded as `plan` says when they are needed, within `budget` bytes.
-    pub fn planned(bundle: &Bundle, budget: u64, load: Load, plan: &Plan) -> Self {
+    pub fn planned(bundle: Bundle, budget: u64, load: Load, plan: &Plan) -> Self {
         Self::new(bundle, Some(budget), load, plan.residency == Residency::Together, plan.tile)
     }
 
-    fn new(bundle: &Bundle, budget: Option<u64>, load: Load, together: bool, tile: Option<usize>) -> Self {
+    fn new(bundle: Bundle, budget: Option<u64>, load: Load, together: bool, tile: Option<usize>) -> Self {
         Self {
-            bundle: bundle.clone(),
+            bundle,
             budget,
             load,
             together,
