@@ -39,8 +39,8 @@ pub(super) fn fma(x: Lanes, a: Lanes, mut b: Lanes) -> Lanes {
 
 /// `a + b` in each lane.
 #[inline(always)]
-pub(super) fn add(mut a: Lanes, b: Lanes) -> Lanes {
-    for i in 0..LANES {
+pub(super) fn add<const N: usize>(mut a: [f32; N], b: [f32; N]) -> [f32; N] {
+    for i in 0..N {
         a[i] += b[i];
     }
     a
@@ -48,8 +48,8 @@ pub(super) fn add(mut a: Lanes, b: Lanes) -> Lanes {
 
 /// `a − b` in each lane.
 #[inline(always)]
-pub(super) fn sub(mut a: Lanes, b: Lanes) -> Lanes {
-    for i in 0..LANES {
+pub(super) fn sub<const N: usize>(mut a: [f32; N], b: [f32; N]) -> [f32; N] {
+    for i in 0..N {
         a[i] -= b[i];
     }
     a
@@ -57,7 +57,7 @@ pub(super) fn sub(mut a: Lanes, b: Lanes) -> Lanes {
 
 /// `a · factor` in each lane.
 #[inline(always)]
-pub(super) fn scaled(mut a: Lanes, factor: f32) -> Lanes {
+pub(super) fn scaled<const N: usize>(mut a: [f32; N], factor: f32) -> [f32; N] {
     for value in &mut a {
         *value *= factor;
     }

@@ -1,5 +1,7 @@
 //! Weights of a convolution as its inner loop reads them.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::array::{Array, Visitor};
@@ -153,13 +155,14 @@ impl Weights {
         }
     }
 
-    /// A panel of 3×3 weights for Winograd's convolution: `out` is `[PLACES, inputs, LANES]`. Exact for `i8`.
-    pub(super) fn turn(&self, isa: Isa, panel: usize, out: &mut [f32]) {
+    /// Those of 3×3 weights of a panel that meet the inputs `slice`, for Winograd's convolution: `out` is
+    /// `[PLACES, slice, LANES]`. Exact for `i8`.
+    pub(super) fn turn(&self, isa: Isa, panel: usize, slice: Range<usize>, out: &mut [f32]) {
         let len = self.scratch();
         let range = panel * len..(panel + 1) * len;
         match &self.values {
-            Values::Int8(values) => isa.run(Turn { values: &values[range], out }),
-            Values::Float(values) => isa.run(Turn { values: &values[range], out }),
+            Values::Int8(values) => isa.run(Turn { values: &values[range], slice, out }),
+            Values::Float(values) => isa.run(Turn { values: &values[range], slice, out }),
         }
     }
 }
@@ -225,19 +228,21 @@ fn folded(row: usize, tap: usize) -> usize {
 /// G · weights · Gᵀ of Lavin & Gray.
 struct Turn<'a, T> {
     values: &'a [T],
+    slice: Range<usize>,
     out: &'a mut [f32],
 }
 
 impl<T: Copy + Into<f32>> Task for Turn<'_, T> {
     #[inline(always)]
     fn run(self) {
-        let (values, out) = (self.values.as_chunks::<LANES>().0, self.out.as_chunks_mut::<LANES>().0);
-        let inputs = values.len() / 9;
-        for i in 0..inputs {
+        let Self { values, slice, out } = self;
+        let (values, out) = (values.as_chunks::<HALF>().0, out.as_chunks_mut::<HALF>().0);
+        let (inputs, len) = (values.len() / 9, 2 * slice.len());
+        for (o, i) in (2 * slice.start..2 * slice.end).enumerate() {
             // Rows first: 4×3, then 4×4.
-            let mut half = [[[0.0; LANES]; 3]; 4];
+            let mut half = [[[0.0; HALF]; 3]; 4];
             for column in 0..3 {
-                let mut weights = [[0.0; LANES]; 3];
+                let mut weights = [[0.0; HALF]; 3];
                 for (row, weights) in weights.iter_mut().enumerate() {
                     for (weight, value) in weights.iter_mut().zip(values[(row * 3 + column) * inputs + i]) {
                         *weight = value.into();
@@ -249,16 +254,20 @@ impl<T: Copy + Into<f32>> Task for Turn<'_, T> {
             }
             for (row, half) in half.into_iter().enumerate() {
                 for (column, turned) in turned(half).into_iter().enumerate() {
-                    out[(row * 4 + column) * inputs + i] = turned;
+                    out[(row * 4 + column) * len + o] = turned;
                 }
             }
         }
     }
 }
 
+/// Weights that are turned at once: twelve values of each lie in the registers of AVX2 and of NEON, but not of all
+/// [`LANES`].
+const HALF: usize = LANES / 2;
+
 /// G times three weights.
 #[inline(always)]
-fn turned([a, b, c]: [Lanes; 3]) -> [Lanes; 4] {
+fn turned([a, b, c]: [[f32; HALF]; 3]) -> [[f32; HALF]; 4] {
     let outer = add(a, c);
     [a, scaled(add(outer, b), 0.5), scaled(sub(outer, b), 0.5), c]
 }

@@ -5,6 +5,8 @@
 //! back into outputs. Weights of `i8` stay so in memory: turning a panel of them, which is exact, costs little beside
 //! its use.
 
+use std::ops::Range;
+
 use super::super::grid::{Grid, GridMut, Shape};
 use super::super::lanes::{LANES, Lanes, add, load, store, sub};
 use super::super::weights::{PLACES, Weights};
@@ -15,6 +17,9 @@ use crate::isa::{Isa, Task};
 const BAND: usize = 48;
 /// Tiles whose sums are held in registers at once.
 const AT_ONCE: usize = 6;
+/// Input channels whose weights are turned at a time, for the same reason: a whole panel of many channels would be written
+/// past the nearest cache before it is read.
+const SLICE: usize = 16;
 
 /// Tiles across and in all, for an output of `shape`; each is 2×2 pixels, at the edge perhaps less. They are those of the
 /// whole output, since a pixel's bits depend on its place in the tile.
@@ -25,24 +30,33 @@ fn tiles(shape: Shape, Corner { odd: [row, column], .. }: Corner) -> (usize, usi
 
 /// Values of scratch that [`run`] takes for an output of `shape` from `corner` on, or `None` where that overflows.
 pub(super) fn scratch(weights: &Weights, shape: Shape, corner: Corner) -> Option<usize> {
-    let rows = tiles(shape, corner).1.min(BAND).checked_add(LANES)?;
-    weights.kernel.inputs.checked_mul(PLACES)?.checked_mul(rows)
+    let (tiles, inputs) = (tiles(shape, corner).1.min(BAND), weights.kernel.inputs);
+    let columns = inputs.checked_mul(tiles)?.checked_add((inputs.min(SLICE) + tiles) * LANES)?;
+    columns.checked_mul(PLACES)
 }
 
 /// Computes `conv`, which has [`super::Geometry::SAME`].
 pub(super) fn run(conv: &Conv, isa: Isa, inputs: ConvInputs, mut out: GridMut, scratch: &mut [f32]) {
     let (channels, corner) = (inputs.x.view.shape.channels, inputs.corner);
     let (across, tiles) = tiles(out.view.shape, corner);
-    let (turned, rows) = scratch.split_at_mut(PLACES * channels * LANES);
+    let (turned, rest) = scratch.split_at_mut(PLACES * channels.min(SLICE) * LANES);
+    let (sums, rows) = rest.split_at_mut(tiles.min(BAND) * PLACES * LANES);
     for first in (0..tiles).step_by(BAND) {
         let count = (tiles - first).min(BAND);
         let rows = &mut rows[..PLACES * count * channels];
         isa.run(TurnInput { x: inputs.x, corner, across, first, count, out: rows });
+        let band = Band { rows, channels, count, corner, across, first };
+        let sums = &mut sums.as_chunks_mut().0.as_chunks_mut().0[..count];
         for panel in 0..conv.weights.panels() {
-            conv.weights.turn(isa, panel, turned);
+            sums.fill([[0.0; LANES]; PLACES]);
+            for start in (0..channels).step_by(SLICE) {
+                let slice = start..channels.min(start + SLICE);
+                let turned = &mut turned[..PLACES * slice.len() * LANES];
+                conv.weights.turn(isa, panel, slice.clone(), turned);
+                band.add_products(isa, slice, turned, sums);
+            }
             let finish = conv.finish(panel, inputs.vector, inputs.residual);
-            let band = Band { rows, weights: turned, channels, count, corner, across, first, finish };
-            band.products(isa, &mut finish.narrow(&mut out));
+            isa.run(TurnBack { band: &band, sums, finish, out: finish.narrow(&mut out) });
         }
     }
 }
@@ -99,91 +113,101 @@ fn turned([a, b, c, d]: [Lanes; 4]) -> [Lanes; 4] {
     [sub(a, c), add(b, c), sub(c, b), sub(b, d)]
 }
 
-/// A panel of outputs for a band of tiles.
+/// The sums of a tile at each of its places.
+type Sums = [Lanes; PLACES];
+
+/// A band of tiles.
 #[derive(Debug, Clone, Copy)]
 struct Band<'a> {
     /// `[PLACES, count, channels]`
     rows: &'a [f32],
-    /// `[PLACES, channels, LANES]`
-    weights: &'a [f32],
     channels: usize,
     count: usize,
     corner: Corner,
     across: usize,
     /// The first tile's number.
     first: usize,
-    finish: Finish<'a>,
 }
 
 impl Band<'_> {
-    /// All tiles, in groups as equal as can be.
-    fn products(&self, isa: Isa, out: &mut GridMut) {
+    /// Adds to the sums of each tile the products of the channels `slice` with `weights`, `[PLACES, slice, LANES]`. The
+    /// tiles go in groups as equal as can be.
+    fn add_products(&self, isa: Isa, slice: Range<usize>, weights: &[f32], sums: &mut [Sums]) {
         let groups = self.count.div_ceil(AT_ONCE);
         for group in 0..groups {
             let (start, end) = (group * self.count / groups, (group + 1) * self.count / groups);
-            let out = GridMut { view: out.view, values: &mut *out.values };
+            let (slice, sums) = (slice.clone(), &mut sums[start..end]);
             match end - start {
-                ..=4 => isa.run(Group::<4> { band: self, start, end, out }),
-                5 => isa.run(Group::<5> { band: self, start, end, out }),
-                _ => isa.run(Group::<AT_ONCE> { band: self, start, end, out }),
+                ..=4 => isa.run(Group::<4> { band: self, start, slice, weights, sums }),
+                5 => isa.run(Group::<5> { band: self, start, slice, weights, sums }),
+                _ => isa.run(Group::<AT_ONCE> { band: self, start, slice, weights, sums }),
             }
         }
     }
 }
 
-/// Tiles `start` to `end` of a band, `P` at most.
+/// Tiles of a band from `start` on, as many as there are `sums`, `P` at most.
 struct Group<'a, const P: usize> {
     band: &'a Band<'a>,
     start: usize,
-    end: usize,
-    out: GridMut<'a>,
+    slice: Range<usize>,
+    weights: &'a [f32],
+    sums: &'a mut [Sums],
 }
 
 impl<const P: usize> Task for Group<'_, P> {
+    /// Where there are less than `P` tiles, the last is taken again.
+    #[inline(always)]
+    fn run(self) {
+        let Self { band: &Band { rows, channels, count, .. }, start, slice, weights, sums } = self;
+        let last = sums.len() - 1;
+        let places = rows.chunks_exact(count * channels).zip(weights.chunks_exact(slice.len() * LANES));
+        for (place, (values, weights)) in places.enumerate() {
+            let mut rows: [&[f32]; P] = [&[]; P];
+            let mut added = [[0.0; LANES]; P];
+            for p in 0..P {
+                rows[p] = &values[(start + p.min(last)) * channels..][slice.clone()];
+                added[p] = sums[p.min(last)][place];
+            }
+            let added = accumulate(rows, weights, added);
+            for (sums, added) in sums.iter_mut().zip(added) {
+                sums[place] = added;
+            }
+        }
+    }
+}
+
+/// Turns the sums of a band back into a panel of outputs.
+struct TurnBack<'a> {
+    band: &'a Band<'a>,
+    sums: &'a [Sums],
+    finish: Finish<'a>,
+    out: GridMut<'a>,
+}
+
+impl Task for TurnBack<'_> {
     #[inline(always)]
     fn run(mut self) {
-        let sums = self.sums();
         let Shape { height, width, .. } = self.out.view.shape;
-        let [row, column] = self.band.corner.odd;
-        for tile in self.start..self.end {
-            let number = self.band.first + tile;
-            let (top, left) = (number / self.band.across * 2, number % self.band.across * 2);
-            let outputs = turn_back(&sums, tile - self.start);
-            for (i, output) in outputs.iter().enumerate() {
+        let &Band { corner: Corner { odd: [row, column], .. }, across, first, .. } = self.band;
+        for (tile, sums) in self.sums.iter().enumerate() {
+            let (top, left) = ((first + tile) / across * 2, (first + tile) % across * 2);
+            for (i, output) in turn_back(sums).iter().enumerate() {
                 let (y, x) = ((top + i / 2).wrapping_sub(row), (left + i % 2).wrapping_sub(column));
                 if y < height && x < width {
-                    self.band.finish.write(*output, y, x, &mut self.out);
+                    self.finish.write(*output, y, x, &mut self.out);
                 }
             }
         }
     }
 }
 
-impl<const P: usize> Group<'_, P> {
-    /// At each place, the products of each tile's row with the weights. Where there are less than `P` tiles, the last
-    /// is taken again.
-    #[inline(always)]
-    fn sums(&self) -> [[Lanes; P]; PLACES] {
-        let Band { rows, weights, channels, count, .. } = *self.band;
-        let mut sums = [[[0.0; LANES]; P]; PLACES];
-        let places = rows.chunks_exact(count * channels).zip(weights.chunks_exact(channels * LANES));
-        for (sums, (values, weights)) in sums.iter_mut().zip(places) {
-            let mut rows: [&[f32]; P] = [&[]; P];
-            for (p, row) in rows.iter_mut().enumerate() {
-                *row = &values[(self.start + p).min(self.end - 1) * channels..][..channels];
-            }
-            *sums = accumulate(rows, weights, [[0.0; LANES]; P]);
-        }
-        sums
-    }
-}
-
-/// Aᵀ · sums · A of the paper for tile `p`: its outputs, row by row.
+/// Aᵀ · sums · A of the paper: the outputs of a tile, row by row.
 #[inline(always)]
-fn turn_back<const P: usize>(sums: &[[Lanes; P]; PLACES], p: usize) -> [Lanes; 4] {
+fn turn_back(sums: &Sums) -> [Lanes; 4] {
     let mut half = [[[0.0; LANES]; 4]; 2];
     for i in 0..4 {
-        let [a, b, c, d] = [sums[i][p], sums[4 + i][p], sums[8 + i][p], sums[12 + i][p]];
+        let [a, b, c, d] = [sums[i], sums[4 + i], sums[8 + i], sums[12 + i]];
         half[0][i] = add(add(a, b), c);
         half[1][i] = sub(sub(b, c), d);
     }
