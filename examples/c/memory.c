@@ -2,6 +2,7 @@
  * Here they are mapped, which puts each on a multiple of the page size, and so of 64; in a device they may be in flash, or
  * in a section of the program itself. The library uses them where they are. */
 #define _POSIX_C_SOURCE 200809L
+#define _FILE_OFFSET_BITS 64 /* else folders of large disks cannot be read on 32-bit systems */
 #include <dirent.h>
 #include <fcntl.h>
 #include <rissole.h>
@@ -23,7 +24,10 @@ static int map(int folder, const char *name) {
     struct stat about;
     void *data;
     int file, length;
-    if (fstatat(folder, name, &about, 0) != 0 || !S_ISREG(about.st_mode) || about.st_size == 0) {
+    if (fstatat(folder, name, &about, 0) != 0) {
+        return 0;
+    }
+    if (!S_ISREG(about.st_mode) || about.st_size == 0) {
         return 1;
     }
     if (count == MOST_FILES || (file = openat(folder, name, O_RDONLY)) < 0) {

@@ -5,6 +5,7 @@
  * back. With more than one of THREADS, two threads do so at once, each with a generator of so many: which of their calls
  * are told is then not known beforehand. */
 #define _POSIX_C_SOURCE 200809L
+#define _FILE_OFFSET_BITS 64
 #include <dirent.h>
 #include <pthread.h>
 #include <rissole.h>
