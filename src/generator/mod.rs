@@ -124,7 +124,7 @@ impl Generator {
                 bundle.budget = Some(budget);
                 log::info!("drawn {plan}: {} bytes of {budget} at most", plan.needs());
                 opened.settings.threads = plan.threads;
-                Networks::planned(bundle, budget, opened.load(plan.threads), &plan)
+                Networks::planned(bundle, opened.load(plan.threads), &plan)
             }
             None => Networks::open(bundle, opened.load(opened.settings.threads))?,
         };

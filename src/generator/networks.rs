@@ -41,8 +41,8 @@ pub(super) struct Load {
 /// The networks of a bundle, loaded when they are needed.
 #[derive(Debug)]
 pub(super) struct Networks {
+    /// With the budget that all is kept within, where there is one.
     bundle: Bundle,
-    budget: Option<u64>,
     load: Load,
     /// Whether conditioner, denoiser and decoder fit together.
     together: bool,
@@ -93,7 +93,7 @@ impl Networks {
     /// # Errors
     /// As [`Network::open`] and [`Network::run`].
     pub fn open(bundle: Bundle, load: Load) -> Result<Self> {
-        let mut networks = Self::new(bundle, None, load, true, None);
+        let mut networks = Self::new(bundle, load, true, None);
         networks.hold(Stage::Sample)?;
         networks.hold(Stage::Decode)?;
         let held = [&networks.conditioner, &networks.denoiser, &networks.decoder];
@@ -101,15 +101,14 @@ impl Networks {
         Ok(networks)
     }
 
-    /// The networks of `bundle`, loaded as `plan` says when they are needed, within `budget` bytes.
-    pub fn planned(bundle: Bundle, budget: u64, load: Load, plan: &Plan) -> Self {
-        Self::new(bundle, Some(budget), load, plan.residency == Residency::Together, plan.tile)
+    /// The networks of `bundle`, loaded as `plan` says when they are needed, within its budget.
+    pub fn planned(bundle: Bundle, load: Load, plan: &Plan) -> Self {
+        Self::new(bundle, load, plan.residency == Residency::Together, plan.tile)
     }
 
-    fn new(bundle: Bundle, budget: Option<u64>, load: Load, together: bool, tile: Option<usize>) -> Self {
+    fn new(bundle: Bundle, load: Load, together: bool, tile: Option<usize>) -> Self {
         Self {
             bundle,
-            budget,
             load,
             together,
             tile,
@@ -174,19 +173,19 @@ impl Networks {
     /// The encoder is held alone where there is a budget, and looked at when it is first needed.
     fn check_encoder(&mut self) -> Result<()> {
         let entry = encoder_entry(&self.bundle)?.clone();
-        if self.budget.is_some() && !self.encoder_fits {
+        if self.bundle.budget.is_some() && !self.encoder_fits {
             let base = budget::live_bytes();
             let (_, cost) = measure(&self.bundle, &entry)?;
             let picture = self.load.picture.saturating_add(self.load.planes);
             let needs = base.saturating_add(cost.held(1)).saturating_add(cost.peak(1, 0, picture));
-            budget::check(needs, self.budget)?;
+            budget::check(needs, self.bundle.budget)?;
             self.encoder_fits = true;
         }
         Ok(())
     }
 
     fn give_up_beside(&mut self, stage: Stage) {
-        if self.budget.is_none() {
+        if self.bundle.budget.is_none() {
             return;
         }
         let apart = !self.together;
