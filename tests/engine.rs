@@ -67,8 +67,27 @@ fn graphs_of_what_is_exported_give_what_tract_gives() {
         for timestep in [3.0, 611.0] {
             let x = (0..ours.input_lens().next().unwrap()).map(|_| random.symmetric()).collect();
             let difference = difference(&ours, &tract, &[x, vec![timestep]]);
-            assert!(difference < 2e-4, "graph {seed}: {difference}");
+            // What the engines compute a little differently may be rounded to the next integer.
+            let is_rounded = graph.proto.node.iter().any(|node| node.op_type == "QuantizeLinear");
+            let most = if is_rounded { 5e-2 } else { 2e-4 };
+            assert!(difference < most, "graph {seed}: {difference}");
         }
+    }
+}
+
+#[test]
+fn convolutions_of_integers_give_what_tract_gives() {
+    let dir = TempDir::new();
+    let path = dir.path().join("network.onnx");
+    for seed in 0..40 {
+        let (entry, graph) = graphs::integers(seed);
+        fs::write(&path, graph.bytes()).unwrap();
+        let (ours, tract) = (Network::load(&path, &entry).unwrap(), Network::load_with_tract(&path, &entry).unwrap());
+        assert_eq!(ours.engine(), Engine::Own, "graph {seed}");
+        let mut random = Random(seed);
+        let x = (0..ours.input_lens().next().unwrap()).map(|_| 4.0 * random.symmetric()).collect();
+        let difference = difference(&ours, &tract, &[x]);
+        assert!(difference < 1e-5, "graph {seed}: {difference}");
     }
 }
 

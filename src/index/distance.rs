@@ -13,7 +13,7 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use hnsw_rs::prelude::Distance;
 
 use crate::error::{Error, Result};
-use crate::isa::{Isa, Task};
+use crate::isa::{Isa, Simd, Task};
 use crate::store::{BlockDatabase, MAX_VALUE, Row, RowBuffer, Rows};
 
 /// Values that are added side by side. Entries are padded with zeros to a multiple.
@@ -145,7 +145,7 @@ struct ToQuery<'a, T> {
 
 impl<T: Copy + Into<usize>> Task for ToQuery<'_, T> {
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self) {
         let Self { codes, query, book, sum } = self;
         // A width that the compiler knows makes a shorter loop.
         *sum = match book.width {
@@ -267,7 +267,7 @@ struct Between<'a, T> {
 
 impl<T: Copy + Into<usize>> Task for Between<'_, T> {
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self) {
         let Self { a, b, book, sum } = self;
         *sum = match book.width {
             LANES => between(a, b, book, LANES),

@@ -88,6 +88,7 @@ impl Op {
     pub fn name(&self) -> Option<&'static str> {
         Some(match self {
             Self::Input(_) => return None,
+            Self::Conv { conv, .. } if conv.is_of_integers() => "int8 convolution",
             Self::Conv { .. } => "convolution",
             Self::GroupNorm { .. } => "group normalisation",
             Self::LayerNorm { .. } => "layer normalisation",
@@ -111,7 +112,7 @@ impl Step {
     /// Values of scratch that the step takes, or `None` where that overflows.
     pub fn scratch(&self) -> Option<usize> {
         match &self.op {
-            Op::Conv { conv, corner, .. } => conv.scratch(self.out.view.shape, *corner),
+            Op::Conv { conv, x, corner, .. } => conv.scratch(x.view.shape, self.out.view.shape, *corner),
             Op::GroupNorm { x, .. } | Op::LayerNorm { x, .. } => x.view.shape.channels.checked_mul(2),
             Op::Attention { attention, .. } => attention.scratch(self.out.view.shape),
             _ => Some(0),

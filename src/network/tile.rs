@@ -94,8 +94,8 @@ impl Tiling {
         let ranges = starts.iter().zip(&lifetimes).map(|(&start, lifetime)| start..start + lifetime.len).collect();
         // As if all began at odd rows and columns: that takes the most.
         let corner = Corner { odd: [1; 2], before: [0; 2] };
-        let mut scratch = program.steps.iter().zip(&flow.sites).map(|(step, site)| match &step.op {
-            Op::Conv { conv, .. } => conv.scratch(shape(site.out), corner),
+        let mut scratch = program.steps.iter().zip(&flow.sites).map(|(step, site)| match (&step.op, site.reads[0]) {
+            (Op::Conv { conv, .. }, Some((_, x))) => conv.scratch(shape(x), shape(site.out), corner),
             _ => step.scratch(),
         });
         let scratch = scratch.try_fold(0, |most, scratch| scratch.map(|scratch| scratch.max(most)));

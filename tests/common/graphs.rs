@@ -100,6 +100,25 @@ pub fn skip(side: usize) -> (NetworkEntry, Graph) {
     maker.end(inputs, &x, "image")
 }
 
+/// A graph of the input `x`, rounded to 8 bits: of one convolution with weights of 8 bits.
+pub fn integers(seed: u64) -> (NetworkEntry, Graph) {
+    let mut random = Random(seed);
+    let [height, width] = [0; 2].map(|_| 3 + random.below(9));
+    let channels = 1 + random.below(60);
+    let inputs = vec![TensorEntry { name: "x".into(), shape: vec![1, channels, height, width] }];
+    let mut maker = Maker { graph: Graph::new(seed, &inputs, &[]), random };
+    let mut x = Value { name: "x".into(), channels, height, width };
+    if seed.is_multiple_of(3) {
+        x = maker.twice(&x);
+    }
+    x.name = maker.rounded(&x.name);
+    let outputs = 1 + maker.random.below(50);
+    let (size, stride) = [(1, 1), (3, 1), (3, 2)][if seed.is_multiple_of(3) { 1 } else { maker.random.below(3) }];
+    let weights = maker.weights_of_8_bits(&[outputs, channels, size, size]);
+    x = maker.conv_with(&x, &weights, [outputs, size, stride]);
+    maker.end(inputs, &x, "y")
+}
+
 impl Maker {
     /// The graph whose output `name` is `x`.
     fn end(mut self, inputs: Vec<TensorEntry>, x: &Value, name: &str) -> (NetworkEntry, Graph) {
@@ -135,9 +154,13 @@ impl Maker {
 
     /// Weights in `f32` or `i8`.
     fn weights(&mut self, dims: &[usize]) -> String {
-        if self.random.below(2) == 0 {
-            return self.graph.weights(dims);
+        match self.random.below(2) {
+            0 => self.graph.weights(dims),
+            _ => self.weights_of_8_bits(dims),
         }
+    }
+
+    fn weights_of_8_bits(&mut self, dims: &[usize]) -> String {
         let len: usize = dims.iter().product();
         let bytes = (0..len).map(|_| self.random.next() as u8).collect();
         let row = (len / dims[0]) as f32;
@@ -152,11 +175,29 @@ impl Maker {
         self.graph.tensor(dims, &values)
     }
 
+    /// `x` rounded to 8 bits, and as real numbers again.
+    fn rounded(&mut self, x: &str) -> String {
+        let (scale, zero) = (0.02 + 0.01 * self.random.symmetric(), self.random.below(256) as u8);
+        let (scale, zero) =
+            (self.graph.tensor(&[], &[scale]), self.graph.initializer(&[], DataType::Uint8, vec![zero]));
+        let integers = self.graph.node("QuantizeLinear", &[x, &scale, &zero], vec![]);
+        self.graph.node("DequantizeLinear", &[&integers, &scale, &zero], vec![])
+    }
+
     fn conv(&mut self, x: &Value, channels: usize, size: usize, stride: usize) -> Value {
-        let (weights, bias) = (self.weights(&[channels, x.channels, size, size]), self.vector(&[channels]));
+        let dims = [channels, x.channels, size, size];
+        let (name, weights) = match self.random.below(4) {
+            0 => (self.rounded(&x.name), self.weights_of_8_bits(&dims)),
+            _ => (x.name.clone(), self.weights(&dims)),
+        };
+        self.conv_with(&Value { name, ..x.clone() }, &weights, [channels, size, stride])
+    }
+
+    fn conv_with(&mut self, x: &Value, weights: &str, [channels, size, stride]: [usize; 3]) -> Value {
+        let bias = self.vector(&[channels]);
         let attributes =
             vec![ints("kernel_shape", &[size; 2]), ints("strides", &[stride; 2]), ints("pads", &[size / 2; 4])];
-        let name = self.graph.node("Conv", &[&x.name, &weights, &bias], attributes);
+        let name = self.graph.node("Conv", &[&x.name, weights, &bias], attributes);
         let side = |side: usize| (side + 2 * (size / 2) - size) / stride + 1;
         Value { name, channels, height: side(x.height), width: side(x.width) }
     }
@@ -184,6 +225,12 @@ impl Maker {
     }
 
     fn upsample(&mut self, x: &Value, channels: usize) -> Value {
+        let twice = self.twice(x);
+        self.conv(&twice, channels, 3, 1)
+    }
+
+    /// `x` of twice the height and width.
+    fn twice(&mut self, x: &Value) -> Value {
         let scales = self.graph.tensor(&[4], &[1.0, 1.0, 2.0, 2.0]);
         let attributes = vec![
             text("mode", "nearest"),
@@ -191,8 +238,7 @@ impl Maker {
             text("nearest_mode", "floor"),
         ];
         let name = self.graph.node("Resize", &[&x.name, "", &scales], attributes);
-        let wide = Value { name, height: 2 * x.height, width: 2 * x.width, ..x.clone() };
-        self.conv(&wide, channels, 3, 1)
+        Value { name, height: 2 * x.height, width: 2 * x.width, ..x.clone() }
     }
 
     fn group_norm(&mut self, x: &Value) -> Value {

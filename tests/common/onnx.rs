@@ -92,9 +92,9 @@ impl Graph {
         self.node("Conv", &[input, &weights], attributes)
     }
 
-    pub fn bytes(self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         let opset = OperatorSetIdProto { domain: String::new(), version: 17 };
-        let graph = Some(self.proto);
+        let graph = Some(self.proto.clone());
         ModelProto { ir_version: 8, opset_import: vec![opset], graph, ..Default::default() }.encode_to_vec()
     }
 }

@@ -25,6 +25,18 @@ pub(super) fn floats(tensor: &TensorProto) -> Option<Vec<f32>> {
     (values.len() == len).then_some(values)
 }
 
+/// The value of a `u8` constant of rank 0.
+pub(super) fn byte(tensor: &TensorProto) -> Option<u8> {
+    if tensor.data_type != DataType::Uint8 as i32 || !tensor.dims.is_empty() {
+        return None;
+    }
+    match (&tensor.raw_data[..], &tensor.int32_data[..]) {
+        ([byte], []) => Some(*byte),
+        ([], [value]) => u8::try_from(*value).ok(),
+        _ => None,
+    }
+}
+
 /// The values of an `i64` constant of rank 1, none of them negative.
 pub(super) fn sides(tensor: &TensorProto) -> Option<Vec<usize>> {
     let integers = integers(tensor)?;

@@ -2,7 +2,7 @@
 
 use super::constants::Kernels;
 use crate::network::Network;
-use crate::network::ops::{Geometry, Shape};
+use crate::network::ops::{Geometry, Rounding, Shape};
 
 /// Number of a node; inputs have lower numbers.
 pub(super) type Id = usize;
@@ -56,6 +56,8 @@ pub(super) struct Conv<'a> {
     pub kernels: Kernels<'a>,
     pub bias: Box<[f32]>,
     pub geometry: Geometry,
+    /// How its input is rounded, where it is.
+    pub rounding: Option<Rounding>,
     pub vector: Option<Id>,
     pub residual: Option<Id>,
     pub silu: bool,
@@ -63,8 +65,8 @@ pub(super) struct Conv<'a> {
 
 impl<'a> Conv<'a> {
     /// With nothing taken in.
-    pub fn new(kernels: Kernels<'a>, bias: Box<[f32]>, geometry: Geometry) -> Self {
-        Self { kernels, bias, geometry, vector: None, residual: None, silu: false }
+    pub fn new(kernels: Kernels<'a>, bias: Box<[f32]>, geometry: Geometry, rounding: Option<Rounding>) -> Self {
+        Self { kernels, bias, geometry, rounding, vector: None, residual: None, silu: false }
     }
 }
 

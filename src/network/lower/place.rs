@@ -126,7 +126,11 @@ fn emit(node: Node, out: &Place, places: &[Place], steps: &mut Vec<Step>) -> Res
             let x = input(0);
             let size = conv.geometry.size;
             let kernel = Kernel { outputs: shape.channels, inputs: x.view.shape.channels, size };
-            let weights = conv.kernels.pack(kernel, &conv.bias).ok_or("weights of other sides than the convolution")?;
+            let mut weights =
+                conv.kernels.pack(kernel, &conv.bias).ok_or("weights of other sides than the convolution")?;
+            if !conv.rounding.is_none_or(|rounding| weights.round(rounding)) {
+                return Err("a rounded input of weights that are not rounded, or of too many".into());
+            }
             let place = |id: Option<Id>| id.map(|id| places[id].clone());
             let (vector, residual) = (place(conv.vector), place(conv.residual));
             let conv = Arc::new(Conv { weights, geometry: conv.geometry, silu: conv.silu });

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::grid::{Grid, GridMut, Shape};
 use super::lanes::{LANES, Lanes, exp, fma, load, store};
-use crate::isa::{Isa, Task};
+use crate::isa::{Isa, Simd, Task};
 
 /// Self-attention: softmax(scale · queries · keysᵀ) · values for each head. The channels of the input are queries,
 /// keys and values, each of them head by head.
@@ -66,7 +66,7 @@ struct Head<'a> {
 
 impl Task for Head<'_> {
     #[inline(always)]
-    fn run(mut self) {
+    fn run<S: Simd>(mut self) {
         let Shape { height, width, .. } = self.queries.view.shape;
         for y in 0..height {
             for x in 0..width {

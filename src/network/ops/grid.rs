@@ -61,15 +61,15 @@ impl View {
 
 /// An activation to read.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::network) struct Grid<'a> {
-    pub values: &'a [f32],
+pub(in crate::network) struct Grid<'a, T = f32> {
+    pub values: &'a [T],
     pub view: View,
 }
 
-impl<'a> Grid<'a> {
+impl<'a, T> Grid<'a, T> {
     /// The channels of the pixel at row `y` and column `x`.
     #[inline(always)]
-    pub fn pixel(self, y: usize, x: usize) -> &'a [f32] {
+    pub fn pixel(&self, y: usize, x: usize) -> &'a [T] {
         &self.values[self.view.at(y, x)..][..self.view.shape.channels]
     }
 }

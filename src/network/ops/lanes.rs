@@ -2,6 +2,8 @@
 //!
 //! Written as loops: the adapters of arrays are not always inlined, and then are compiled for the baseline.
 
+use bytemuck::Pod;
+
 /// Channels handled together: one AVX-512 register, two of AVX2, four of NEON.
 pub(in crate::network) const LANES: usize = 16;
 
@@ -10,18 +12,18 @@ pub(super) type Lanes = [f32; LANES];
 
 /// The first [`LANES`] of `values`, or all of them and zeros.
 #[inline(always)]
-pub(super) fn load(values: &[f32]) -> Lanes {
+pub(super) fn load<T: Pod>(values: &[T]) -> [T; LANES] {
     if let Some(lanes) = values.first_chunk() {
         return *lanes;
     }
-    let mut lanes = [0.0; LANES];
+    let mut lanes = [T::zeroed(); LANES];
     lanes.iter_mut().zip(values).for_each(|(lane, value)| *lane = *value);
     lanes
 }
 
 /// Writes `lanes` to the first [`LANES`] of `values`, or to all of them.
 #[inline(always)]
-pub(super) fn store(lanes: Lanes, values: &mut [f32]) {
+pub(super) fn store<T: Pod>(lanes: [T; LANES], values: &mut [T]) {
     match values.first_chunk_mut() {
         Some(whole) => *whole = lanes,
         None => values.iter_mut().zip(lanes).for_each(|(value, lane)| *value = lane),

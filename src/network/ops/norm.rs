@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::array::{Array, Visitor};
 use super::grid::{Grid, GridMut, Shape};
 use super::lanes::{LANES, Lanes, add, fma, load, negated, silus, store};
-use crate::isa::{Isa, Task};
+use crate::isa::{Isa, Simd, Task};
 
 /// Group normalisation: each group of channels to mean 0 and variance 1 over all its values, then one scale and
 /// shift per channel (Wu & He 2018).
@@ -78,7 +78,7 @@ struct Moments<'a> {
 
 impl Task for Moments<'_> {
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self) {
         let Self { x, groups, epsilon, means, factors } = self;
         let shape = x.view.shape;
         let per_group = shape.channels / groups;
@@ -126,7 +126,7 @@ struct Affine<'a> {
 
 impl Task for Affine<'_> {
     #[inline(always)]
-    fn run(mut self) {
+    fn run<S: Simd>(mut self) {
         let Shape { channels, height, width } = self.x.view.shape;
         for c in (0..channels).step_by(LANES) {
             let (mean, factor) = (load(&self.means[c..]), load(&self.factors[c..]));
@@ -153,7 +153,7 @@ struct AffineByValue<'a> {
 
 impl Task for AffineByValue<'_> {
     #[inline(always)]
-    fn run(mut self) {
+    fn run<S: Simd>(mut self) {
         let Shape { channels, height, width } = self.x.view.shape;
         for row in 0..height {
             for column in 0..width {

@@ -2,7 +2,7 @@
 
 use super::grid::{Grid, GridMut, Shape};
 use super::lanes::{LANES, load, silus, store};
-use crate::isa::{Isa, Task};
+use crate::isa::{Isa, Simd, Task};
 
 /// SiLU.
 pub(in crate::network) fn silu(isa: Isa, x: Grid, out: GridMut) {
@@ -16,7 +16,7 @@ struct Silu<'a> {
 
 impl Task for Silu<'_> {
     #[inline(always)]
-    fn run(mut self) {
+    fn run<S: Simd>(mut self) {
         let Shape { channels, height, width } = self.x.view.shape;
         for y in 0..height {
             for x in 0..width {

@@ -103,6 +103,13 @@ fn silu64(x: f64) -> f64 {
     x / (1.0 + (-x).exp())
 }
 
+#[derive(Clone, Copy, PartialEq)]
+enum Multiplied {
+    Floats,
+    Int8AsFloats,
+    Integers,
+}
+
 #[derive(Clone, Copy)]
 struct Case {
     input: Shape,
@@ -110,12 +117,13 @@ struct Case {
     size: usize,
     stride: usize,
     upsample: bool,
-    int8: bool,
+    multiplied: Multiplied,
     extras: bool,
 }
 
 fn check_conv(bits: &mut Bits, case: Case) {
-    let Case { input, outputs, size, stride, upsample, int8, extras } = case;
+    let Case { input, outputs, size, stride, upsample, multiplied, extras } = case;
+    let int8 = multiplied != Multiplied::Floats;
     let mut random = Random(outputs as u64 * 100 + input.len() as u64);
     let kernel = Kernel { outputs, inputs: input.channels, size };
     let row = kernel.row().unwrap();
@@ -127,7 +135,17 @@ fn check_conv(bits: &mut Bits, case: Case) {
     };
     let bias = random.values(outputs);
     let rows: Vec<_> = bytes.chunks_exact(row).zip(&scales).map(|(bytes, &scale)| Quantized { bytes, scale }).collect();
-    let weights = if int8 { Weights::quantized(kernel, &rows, &bias) } else { Weights::float(kernel, &values, &bias) };
+    let mut weights =
+        if int8 { Weights::quantized(kernel, &rows, &bias) } else { Weights::float(kernel, &values, &bias) };
+    // Some values lie beyond what 8 bits hold.
+    let (scale, zero) = (1.9 / 256.0, 120u8);
+    let is_rounded = multiplied == Multiplied::Integers && weights.round(Rounding::new(scale, zero).unwrap());
+    assert_eq!(is_rounded, multiplied == Multiplied::Integers);
+    let rounded = |value: f64| {
+        let integer =
+            f64::from(value as f32 / scale).clamp(-f64::from(zero), 255.0 - f64::from(zero)).round_ties_even();
+        if is_rounded { integer * f64::from(scale) } else { value }
+    };
     let conv = Conv { weights, geometry: Geometry { size, stride, pad: size / 2, upsample }, silu: extras };
 
     let x = Loose::new(&mut random, input, 3);
@@ -141,7 +159,7 @@ fn check_conv(bits: &mut Bits, case: Case) {
             let y = (y * stride + dy) as isize - (size / 2) as isize;
             let column = (column * stride + dx) as isize - (size / 2) as isize;
             let halved = |side: isize| if upsample { side.div_euclid(2) } else { side };
-            sum += f64::from(*weight) * x.at(halved(y), halved(column), i);
+            sum += f64::from(*weight) * rounded(x.at(halved(y), halved(column), i));
         }
         if !extras {
             return sum;
@@ -149,7 +167,7 @@ fn check_conv(bits: &mut Bits, case: Case) {
         silu64(sum + f64::from(vector[o]) + residual.at(y as isize, column as isize, o))
     });
     check(bits, output, 4, &expected, 2e-5, |isa, out| {
-        let mut scratch = vec![f32::NAN; conv.scratch(output, Corner::default()).unwrap()];
+        let mut scratch = vec![f32::NAN; conv.scratch(input, output, Corner::default()).unwrap()];
         let inputs = ConvInputs {
             x: x.grid(),
             vector: extras.then_some(&vector[..]),
@@ -171,8 +189,9 @@ fn convolution() {
         (shape(17, 15, 18), 5),
     ] {
         for (size, stride) in [(1, 1), (3, 1), (3, 2), (5, 1), (2, 2)] {
-            for int8 in [false, true] {
-                let case = Case { input, outputs, size, stride, upsample: false, int8, extras: int8 };
+            for multiplied in [Multiplied::Floats, Multiplied::Int8AsFloats] {
+                let extras = multiplied == Multiplied::Int8AsFloats;
+                let case = Case { input, outputs, size, stride, upsample: false, multiplied, extras };
                 if input.height + 2 * (size / 2) >= size {
                     check_conv(&mut bits, case);
                 }
@@ -183,11 +202,62 @@ fn convolution() {
 }
 
 #[test]
+fn convolution_of_integers() {
+    let mut bits = Bits::default();
+    for (input, outputs) in [(shape(5, 7, 3), 1), (shape(1, 1, 33), 50), (shape(6, 4, 16), 16), (shape(9, 11, 21), 37)]
+    {
+        for (size, stride, upsample) in [(1, 1, false), (3, 1, false), (3, 2, false), (5, 1, false), (3, 1, true)] {
+            for extras in [false, true] {
+                let multiplied = Multiplied::Integers;
+                check_conv(&mut bits, Case { input, outputs, size, stride, upsample, multiplied, extras });
+            }
+        }
+    }
+    bits.assert_same_everywhere(0x7e1c_d5c7);
+}
+
+#[test]
+fn integers_are_exact() {
+    // As many inputs as are taken, all of the largest: Winograd's sums and those of the products wrap around in no output.
+    let kernel = Kernel { outputs: 3, inputs: 1827, size: 3 };
+    let row = kernel.row().unwrap();
+    let bytes = vec![(-128i8).cast_unsigned(); row];
+    let rounding = Rounding::new(1.0, 0).unwrap();
+    let rows = [Quantized { bytes: &bytes, scale: 1.0 }; 3];
+    let mut weights = Weights::quantized(kernel, &rows, &[0.0; 3]);
+    assert!(weights.round(rounding));
+    let conv = Conv { weights, geometry: Geometry { size: 3, stride: 1, pad: 1, upsample: false }, silu: false };
+    let input = shape(4, 4, kernel.inputs);
+    let mut x = vec![1000.0; input.len()];
+    x.resize(input.len() + kernel.inputs, 0.0);
+    let (side, inner) = (shape(4, 4, 3), -(255.0 * 128.0 * row as f32));
+    for isa in Isa::all() {
+        let mut out = vec![0.0; side.len()];
+        let mut scratch = vec![f32::NAN; conv.scratch(input, side, Corner::default()).unwrap()];
+        let x = Grid { values: &x, view: View::whole(input) };
+        let inputs = ConvInputs { x, vector: None, residual: None, corner: Corner::default() };
+        conv.run(isa, inputs, GridMut { values: &mut out, view: View::whole(side) }, &mut scratch);
+        let seen =
+            |y: usize, x: usize| [y, x].iter().map(|side| if side % 3 == 0 { 2.0 } else { 3.0 }).product::<f32>();
+        for (i, value) in out.iter().enumerate() {
+            assert_eq!(*value, inner / 9.0 * seen(i / 12, i / 3 % 4), "{isa:?}, value {i}");
+        }
+    }
+    let wide = Kernel { inputs: kernel.inputs + 1, ..kernel };
+    let bytes = vec![0; wide.row().unwrap()];
+    let mut weights = Weights::quantized(wide, &[Quantized { bytes: &bytes, scale: 1.0 }; 3], &[0.0; 3]);
+    assert!(!weights.round(rounding));
+    assert!(!Weights::float(kernel, &vec![0.0; 3 * row], &[0.0; 3]).round(rounding));
+}
+
+#[test]
 fn convolution_of_what_is_made_larger() {
     let mut bits = Bits::default();
     for (input, outputs) in [(shape(5, 3, 7), 19), (shape(1, 1, 5), 3), (shape(4, 6, 16), 32)] {
-        for (int8, extras) in [(false, false), (false, true), (true, false), (true, true)] {
-            check_conv(&mut bits, Case { input, outputs, size: 3, stride: 1, upsample: true, int8, extras });
+        for multiplied in [Multiplied::Floats, Multiplied::Int8AsFloats] {
+            for extras in [false, true] {
+                check_conv(&mut bits, Case { input, outputs, size: 3, stride: 1, upsample: true, multiplied, extras });
+            }
         }
     }
     bits.assert_same_everywhere(0x522f_df73);

@@ -5,8 +5,10 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::array::{Array, Visitor};
-use super::lanes::{LANES, Lanes, add, load, scaled, sub};
-use crate::isa::{Isa, Task};
+use super::lanes::{LANES, Lanes, load, scaled};
+use super::number::Number;
+use super::rounding::Rounding;
+use crate::isa::{Isa, Simd, Task};
 
 /// Sides of a convolution's weights `[outputs, inputs, size, size]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +31,17 @@ impl Kernel {
 
     fn taps(self) -> usize {
         self.size * self.size
+    }
+
+    /// Number of values of a panel.
+    pub(super) fn panel_len(self) -> usize {
+        self.taps() * self.inputs * LANES
+    }
+
+    /// Where a panel's values lie.
+    fn panel(self, panel: usize) -> Range<usize> {
+        let len = self.panel_len();
+        panel * len..(panel + 1) * len
     }
 
     /// Where the value of output `o`, input `i` and tap `tap` goes.
@@ -57,8 +70,11 @@ pub(in crate::network) struct Weights {
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Values {
+    /// Multiplied as `f32`.
     Int8(Array<i8>),
     Float(Array<f32>),
+    /// Multiplied as integers with inputs that are rounded.
+    Integers(Array<i8>, Rounding),
 }
 
 /// Places of a tile of Winograd's convolution.
@@ -75,6 +91,23 @@ impl Weights {
         Self { kernel, values: Values::Int8(values), scales: padded(&scales), bias: padded(bias) }
     }
 
+    /// Has `i8` weights multiplied as integers, with inputs that are rounded so. False where they are not `i8`, or so many
+    /// that a sum might overflow.
+    pub fn round(&mut self, rounding: Rounding) -> bool {
+        let Values::Int8(values) = &mut self.values else { return false };
+        self.values = Values::Integers(std::mem::replace(values, vec![].into()), rounding);
+        self.are_sound()
+    }
+
+    /// Whether inputs can be rounded as is said, and no sum of integers overflows: Winograd's come to four times those of
+    /// the products.
+    pub fn are_sound(&self) -> bool {
+        const MOST: usize = 4 * 255 * 128;
+        let Values::Integers(_, rounding) = &self.values else { return true };
+        let most = self.kernel.row().and_then(|row| row.checked_mul(MOST));
+        rounding.is_sound() && most.is_some_and(|most| most <= i32::MAX as usize)
+    }
+
     /// Packs `f32` weights `[outputs, inputs, size, size]`.
     pub fn float(kernel: Kernel, values: &[f32], bias: &[f32]) -> Self {
         let row = values.len() / kernel.outputs;
@@ -86,7 +119,7 @@ impl Weights {
     /// Shows `visitor` every array.
     pub fn visit(&mut self, visitor: &mut impl Visitor) -> Result<(), String> {
         match &mut self.values {
-            Values::Int8(values) => visitor.visit(values)?,
+            Values::Int8(values) | Values::Integers(values, _) => visitor.visit(values)?,
             Values::Float(values) => visitor.visit(values)?,
         }
         visitor.visit(&mut self.scales)?;
@@ -96,7 +129,7 @@ impl Weights {
     /// Number of packed values.
     pub fn len(&self) -> usize {
         match &self.values {
-            Values::Int8(values) => values.len(),
+            Values::Int8(values) | Values::Integers(values, _) => values.len(),
             Values::Float(values) => values.len(),
         }
     }
@@ -113,58 +146,122 @@ impl Weights {
 
     /// Scales and biases of a panel.
     pub(super) fn affine(&self, panel: usize) -> (Lanes, Lanes) {
-        (load(&self.scales[panel * LANES..]), load(&self.bias[panel * LANES..]))
+        let scales = load(&self.scales[panel * LANES..]);
+        let scales = match &self.values {
+            Values::Integers(_, rounding) => scaled(scales, rounding.scale()),
+            _ => scales,
+        };
+        (scales, load(&self.bias[panel * LANES..]))
     }
 
-    /// Values of scratch that [`Self::panel`] takes.
-    pub(super) fn scratch(&self) -> usize {
-        self.kernel.taps() * self.kernel.inputs * LANES
+    /// How inputs are rounded, and the weights; `None` where they are multiplied as `f32`, by way of [`Floats`].
+    pub(super) fn integers(&self) -> Option<(Rounding, Integers<'_>)> {
+        match &self.values {
+            Values::Integers(values, rounding) => Some((*rounding, Integers { kernel: self.kernel, values })),
+            _ => None,
+        }
     }
+}
 
-    /// A panel in `f32`, `[taps, inputs, LANES]`, made in `scratch` where it is not stored so.
+/// The panels of weights, as numbers to multiply.
+pub(super) trait Panels: Copy {
+    /// What they are multiplied as.
+    type Number: Number;
+
+    /// A panel, `[taps, inputs, LANES]`, made in `scratch` where it is not stored so.
     ///
     /// For a `quarter` of a picture of twice the size, whose pixels are each input pixel four times, these are the
     /// 2×2 sums of those of the 3×3 taps that meet the same input pixel.
-    pub(super) fn panel<'a>(
-        &'a self,
+    fn panel<'a>(
+        self,
         isa: Isa,
         panel: usize,
         quarter: Option<Quarter>,
-        scratch: &'a mut [f32],
-    ) -> &'a [f32] {
-        let tap = self.kernel.inputs * LANES;
-        let len = self.kernel.taps() * tap;
-        let range = panel * len..(panel + 1) * len;
-        match (&self.values, quarter) {
+        scratch: &'a mut [Self::Number],
+    ) -> &'a [Self::Number]
+    where
+        Self: 'a;
+
+    /// Those of 3×3 weights of a panel that meet the inputs `slice`, for Winograd's convolution: `out` is
+    /// `[PLACES, slice, LANES]`. Exact but for `f32`.
+    fn turn(self, isa: Isa, panel: usize, slice: Range<usize>, out: &mut [Self::Number]);
+}
+
+/// Outputs whose weights are turned at once as `f32`: twelve values of each lie in the registers of AVX2 and of NEON, but
+/// not of all [`LANES`].
+const HALF: usize = LANES / 2;
+
+/// Weights that are multiplied as `f32`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Floats<'a>(pub &'a Weights);
+
+impl Panels for Floats<'_> {
+    type Number = f32;
+
+    fn panel<'a>(self, isa: Isa, panel: usize, quarter: Option<Quarter>, scratch: &'a mut [f32]) -> &'a [f32]
+    where
+        Self: 'a,
+    {
+        let range = self.0.kernel.panel(panel);
+        match (&self.0.values, quarter) {
             (Values::Float(values), None) => &values[range],
-            (Values::Float(values), Some(quarter)) => {
-                let out = &mut scratch[..4 * tap];
-                isa.run(Fold { values: &values[range], quarter, out });
-                out
-            }
-            (Values::Int8(values), None) => {
-                let out = &mut scratch[..len];
-                isa.run(Expand { values: &values[range], out });
-                out
-            }
-            (Values::Int8(values), Some(quarter)) => {
-                let out = &mut scratch[..4 * tap];
-                isa.run(Fold { values: &values[range], quarter, out });
-                out
-            }
+            (Values::Float(values), Some(quarter)) => fold(isa, &values[range], quarter, scratch),
+            (Values::Int8(values) | Values::Integers(values, _), _) => expand(isa, &values[range], quarter, scratch),
         }
     }
 
-    /// Those of 3×3 weights of a panel that meet the inputs `slice`, for Winograd's convolution: `out` is
-    /// `[PLACES, slice, LANES]`. Exact for `i8`.
-    pub(super) fn turn(&self, isa: Isa, panel: usize, slice: Range<usize>, out: &mut [f32]) {
-        let len = self.scratch();
-        let range = panel * len..(panel + 1) * len;
-        match &self.values {
-            Values::Int8(values) => isa.run(Turn { values: &values[range], slice, out }),
-            Values::Float(values) => isa.run(Turn { values: &values[range], slice, out }),
+    fn turn(self, isa: Isa, panel: usize, slice: Range<usize>, out: &mut [f32]) {
+        let range = self.0.kernel.panel(panel);
+        match &self.0.values {
+            Values::Int8(values) | Values::Integers(values, _) => {
+                isa.run(Turn::<_, _, HALF> { values: &values[range], slice, out });
+            }
+            Values::Float(values) => isa.run(Turn::<_, _, HALF> { values: &values[range], slice, out }),
         }
     }
+}
+
+/// Weights that are multiplied as integers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Integers<'a> {
+    kernel: Kernel,
+    values: &'a [i8],
+}
+
+impl Panels for Integers<'_> {
+    type Number = i16;
+
+    fn panel<'a>(self, isa: Isa, panel: usize, quarter: Option<Quarter>, scratch: &'a mut [i16]) -> &'a [i16]
+    where
+        Self: 'a,
+    {
+        expand(isa, &self.values[self.kernel.panel(panel)], quarter, scratch)
+    }
+
+    fn turn(self, isa: Isa, panel: usize, slice: Range<usize>, out: &mut [i16]) {
+        isa.run(Turn::<_, _, LANES> { values: &self.values[self.kernel.panel(panel)], slice, out });
+    }
+}
+
+/// Stored weights of a panel as numbers, for a quarter or as they are.
+fn expand<'a, T: Copy + Into<N>, N: Number>(
+    isa: Isa,
+    values: &[T],
+    quarter: Option<Quarter>,
+    scratch: &'a mut [N],
+) -> &'a [N] {
+    if let Some(quarter) = quarter {
+        return fold(isa, values, quarter, scratch);
+    }
+    let out = &mut scratch[..values.len()];
+    isa.run(Expand { values, out });
+    out
+}
+
+fn fold<'a, T: Copy + Into<N>, N: Number>(isa: Isa, values: &[T], quarter: Quarter, scratch: &'a mut [N]) -> &'a [N] {
+    let out = &mut scratch[..values.len() / 9 * 4];
+    isa.run(Fold { values, quarter, out });
+    out
 }
 
 fn pack<T: Copy + Default>(kernel: Kernel, value: impl Fn(usize, usize) -> T) -> Array<T> {
@@ -185,35 +282,35 @@ fn padded(values: &[f32]) -> Array<f32> {
     padded.into()
 }
 
-struct Expand<'a> {
-    values: &'a [i8],
-    out: &'a mut [f32],
+struct Expand<'a, T, N> {
+    values: &'a [T],
+    out: &'a mut [N],
 }
 
-impl Task for Expand<'_> {
+impl<T: Copy + Into<N>, N: Number> Task for Expand<'_, T, N> {
     #[inline(always)]
-    fn run(self) {
-        self.out.iter_mut().zip(self.values).for_each(|(out, value)| *out = f32::from(*value));
+    fn run<S: Simd>(self) {
+        self.out.iter_mut().zip(self.values).for_each(|(out, value)| *out = (*value).into());
     }
 }
 
 /// Sums 3×3 taps to 2×2.
-struct Fold<'a, T> {
+struct Fold<'a, T, N> {
     values: &'a [T],
     quarter: Quarter,
-    out: &'a mut [f32],
+    out: &'a mut [N],
 }
 
-impl<T: Copy + Into<f32>> Task for Fold<'_, T> {
+impl<T: Copy + Into<N>, N: Number> Task for Fold<'_, T, N> {
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self) {
         let Self { values, quarter: [row, column], out } = self;
         let tap = values.len() / 9;
-        out.fill(0.0);
+        out.fill(N::zeroed());
         for (i, values) in values.chunks_exact(tap).enumerate() {
             let meets = 2 * folded(row, i / 3) + folded(column, i % 3);
             let folded = &mut out[meets * tap..][..tap];
-            folded.iter_mut().zip(values).for_each(|(sum, value)| *sum += (*value).into());
+            folded.iter_mut().zip(values).for_each(|(sum, value)| [*sum] = N::add([*sum], [(*value).into()]));
         }
     }
 }
@@ -225,49 +322,39 @@ fn folded(row: usize, tap: usize) -> usize {
     usize::from(tap > row)
 }
 
-/// G · weights · Gᵀ of Lavin & Gray.
-struct Turn<'a, T> {
+/// G · weights · Gᵀ of Lavin & Gray, over [`Number::TURNED`], `W` outputs at a time.
+struct Turn<'a, T, N, const W: usize> {
     values: &'a [T],
     slice: Range<usize>,
-    out: &'a mut [f32],
+    out: &'a mut [N],
 }
 
-impl<T: Copy + Into<f32>> Task for Turn<'_, T> {
+impl<T: Copy + Into<N>, N: Number, const W: usize> Task for Turn<'_, T, N, W> {
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self) {
         let Self { values, slice, out } = self;
-        let (values, out) = (values.as_chunks::<HALF>().0, out.as_chunks_mut::<HALF>().0);
-        let (inputs, len) = (values.len() / 9, 2 * slice.len());
-        for (o, i) in (2 * slice.start..2 * slice.end).enumerate() {
+        let (values, out) = (values.as_chunks::<W>().0, out.as_chunks_mut::<W>().0);
+        let (inputs, len, parts) = (values.len() / 9, LANES / W * slice.len(), LANES / W);
+        for (o, i) in (parts * slice.start..parts * slice.end).enumerate() {
             // Rows first: 4×3, then 4×4.
-            let mut half = [[[0.0; HALF]; 3]; 4];
+            let mut half = [[[N::zeroed(); W]; 3]; 4];
             for column in 0..3 {
-                let mut weights = [[0.0; HALF]; 3];
+                let mut weights = [[N::zeroed(); W]; 3];
                 for (row, weights) in weights.iter_mut().enumerate() {
-                    for (weight, value) in weights.iter_mut().zip(values[(row * 3 + column) * inputs + i]) {
-                        *weight = value.into();
+                    let stored = &values[(row * 3 + column) * inputs + i];
+                    for w in 0..W {
+                        weights[w] = stored[w].into();
                     }
                 }
-                for (half, turned) in half.iter_mut().zip(turned(weights)) {
+                for (half, turned) in half.iter_mut().zip(N::turned(weights)) {
                     half[column] = turned;
                 }
             }
             for (row, half) in half.into_iter().enumerate() {
-                for (column, turned) in turned(half).into_iter().enumerate() {
+                for (column, turned) in N::turned(half).into_iter().enumerate() {
                     out[(row * 4 + column) * len + o] = turned;
                 }
             }
         }
     }
-}
-
-/// Weights that are turned at once: twelve values of each lie in the registers of AVX2 and of NEON, but not of all
-/// [`LANES`].
-const HALF: usize = LANES / 2;
-
-/// G times three weights.
-#[inline(always)]
-fn turned([a, b, c]: [[f32; HALF]; 3]) -> [[f32; HALF]; 4] {
-    let outer = add(a, c);
-    [a, scaled(add(outer, b), 0.5), scaled(sub(outer, b), 0.5), c]
 }

@@ -84,6 +84,7 @@ fn fits_weights(conv: &Conv, x: Shape, out: Shape) -> bool {
         && kernel.size > 0
         && geometry.output(x, kernel.outputs) == Some(out)
         && kernel.packed() == Some(conv.weights.len())
+        && conv.weights.are_sound()
         && conv.weights.affines().map(Some) == [affine; 2]
 }
 

@@ -4,6 +4,7 @@
 //! what it means so far ([`Form`]); a node that goes on from there gives a value that means more.
 
 mod attention;
+mod quantized;
 
 use std::collections::HashMap;
 
@@ -15,7 +16,7 @@ use super::attributes::Attributes;
 use super::constants::{self, Kernels};
 use super::graph::{Conv, Graph, Id, Kind};
 use crate::bundle::manifest::NetworkEntry;
-use crate::network::ops::{Geometry, Shape};
+use crate::network::ops::{Geometry, Rounding, Shape};
 
 /// What an ONNX value means.
 #[derive(Debug, Clone)]
@@ -43,12 +44,23 @@ enum Form<'a> {
     Gate(Id),
     /// An activation, twice as high and wide.
     Upsampled(Id),
+    /// An activation, or one twice as high and wide, rounded to 8 bits; the same as real numbers again.
+    Rounded(Map, Rounding),
+    Restored(Map, Rounding),
     /// An activation of one value times rates; its cosines; its sines.
     Angles(Id, &'a TensorProto),
     Cosines(Id, &'a TensorProto),
     Sines(Id, &'a TensorProto),
     /// A step on the way from queries, keys and values to attention.
     Attending(Id, Stage),
+}
+
+/// What a convolution may read.
+#[derive(Debug, Clone, Copy)]
+struct Map {
+    x: Id,
+    /// Whether it is twice as high and wide as `x`.
+    upsample: bool,
 }
 
 /// A value: what it means, and its sides in ONNX.
@@ -129,7 +141,9 @@ impl<'a> Recogniser<'a> {
         let made = match (node.op_type.as_str(), &inputs[..]) {
             ("Split", [x, sizes]) => return self.split(x, sizes, node, attributes),
             ("Identity", [x]) => Some(x.clone()),
-            ("DequantizeLinear", [values, scales]) => dequantize(values, scales, &mut attributes),
+            ("DequantizeLinear", [values, scales]) => quantized::dequantize(values, scales, &mut attributes),
+            ("QuantizeLinear", [x, scale, zero]) => self.quantize(x, scale, zero),
+            ("DequantizeLinear", [x, scale, zero]) => quantized::restore(x, scale, zero),
             ("Conv", [x, weights, bias]) => self.conv(x, weights, Some(bias), &mut attributes)?,
             ("Conv", [x, weights]) => self.conv(x, weights, None, &mut attributes)?,
             ("Gemm", [x, weights, bias]) => self.linear(x, weights, bias, &mut attributes)?,
@@ -169,6 +183,19 @@ impl<'a> Recogniser<'a> {
         Some((id, self.graph.shape(id)))
     }
 
+    /// The activation of a value that lies as a map, or is one twice as high and wide.
+    fn map_to_convolve(&self, x: &Value) -> Option<Map> {
+        match x.form {
+            Form::Upsampled(x) => Some(Map { x, upsample: true }),
+            _ => self.map(x).map(|(x, _)| Map { x, upsample: false }),
+        }
+    }
+
+    fn quantize(&self, x: &Value<'a>, scale: &Value<'a>, zero: &Value<'a>) -> Option<Value<'a>> {
+        let (map, rounding) = (self.map_to_convolve(x)?, quantized::rounding(scale, zero)?);
+        Some(Value { form: Form::Rounded(map, rounding), dims: x.dims.clone() })
+    }
+
     fn conv(
         &mut self,
         x: &Value<'a>,
@@ -177,10 +204,11 @@ impl<'a> Recogniser<'a> {
         attributes: &mut Attributes,
     ) -> Answer<Option<Value<'a>>> {
         let found = match x.form {
-            Form::Upsampled(id) => Some((id, self.graph.shape(id), true)),
-            _ => self.map(x).map(|(id, shape)| (id, shape, false)),
+            Form::Restored(map, rounding) => Some((map, Some(rounding))),
+            _ => self.map_to_convolve(x).map(|map| (map, None)),
         };
-        let Some((x, input, upsample)) = found else { return Ok(None) };
+        let Some((Map { x, upsample }, rounding)) = found else { return Ok(None) };
+        let input = self.graph.shape(x);
         let [outputs, inputs, size, width] = weights.dims[..] else { return Ok(None) };
         let sides = |values: Option<Vec<usize>>| match values.as_deref() {
             Some([first, rest @ ..]) if rest.iter().all(|side| side == first) => Some((*first, 1 + rest.len())),
@@ -198,7 +226,7 @@ impl<'a> Recogniser<'a> {
         let Some((kernels, bias)) = kernels(weights).zip(bias_of(bias, outputs)) else { return Ok(None) };
         let geometry = Geometry { size, stride, pad, upsample };
         let Some(output) = geometry.output(input, outputs) else { return Ok(None) };
-        let conv = Box::new(Conv::new(kernels, bias, geometry));
+        let conv = Box::new(Conv::new(kernels, bias, geometry, rounding));
         let id = self.graph.add(Kind::Conv(conv), vec![x], output)?;
         Ok(value(Form::Active(id), &[1, outputs, output.height, output.width]))
     }
@@ -216,7 +244,7 @@ impl<'a> Recogniser<'a> {
         let Some((kernels, bias)) = kernels(weights).zip(bias_of(Some(bias), outputs)).filter(|_| shaped) else {
             return Ok(None);
         };
-        let conv = Box::new(Conv::new(kernels, bias, Geometry::LINEAR));
+        let conv = Box::new(Conv::new(kernels, bias, Geometry::LINEAR, None));
         let id = self.graph.add(Kind::Conv(conv), vec![x], Shape { channels: outputs, ..shape })?;
         Ok(value(Form::Active(id), &[1, outputs]))
     }
@@ -305,7 +333,7 @@ impl<'a> Recogniser<'a> {
 
     fn concat(&mut self, parts: &[Value<'a>], attributes: &mut Attributes) -> Answer<Option<Value<'a>>> {
         match (attributes.int("axis"), parts) {
-            (Some(0), _) => return Ok(joined_kernels(parts)),
+            (Some(0), _) => return Ok(quantized::joined(parts)),
             (Some(1), [Value { form: Form::Cosines(t, rates), .. }, Value { form: Form::Sines(s, same), .. }])
                 if t == s && std::ptr::eq(*rates, *same) =>
             {
@@ -383,29 +411,6 @@ impl<'a> Recogniser<'a> {
 
 fn value<'a>(form: Form<'a>, dims: &[usize]) -> Option<Value<'a>> {
     Some(Value { form, dims: dims.to_vec() })
-}
-
-fn dequantize<'a>(values: &Value<'a>, scales: &Value<'a>, attributes: &mut Attributes) -> Option<Value<'a>> {
-    let (Form::Constant(values), Form::Constant(scales), Some(0)) =
-        (&values.form, &scales.form, attributes.int("axis"))
-    else {
-        return None;
-    };
-    value(Form::Kernels(Kernels::dequantized(values, scales)?), &constants::dims(values)?)
-}
-
-/// Weights that were expanded in parts.
-fn joined_kernels<'a>(parts: &[Value<'a>]) -> Option<Value<'a>> {
-    let mut rows = vec![];
-    for part in parts {
-        match &part.form {
-            Form::Kernels(Kernels::Int8(more)) if part.dims[1..] == parts[0].dims[1..] => rows.extend(more),
-            _ => return None,
-        }
-    }
-    let mut dims = parts.first()?.dims.clone();
-    dims[0] = rows.len();
-    Some(Value { form: Form::Kernels(Kernels::Int8(rows)), dims })
 }
 
 fn kernels<'a>(weights: &Value<'a>) -> Option<Kernels<'a>> {

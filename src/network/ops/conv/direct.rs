@@ -1,18 +1,29 @@
 //! Any convolution, as a product of its weights with the pixels that each output pixel looks at.
 
+use bytemuck::Zeroable;
+
 use super::super::grid::{Grid, GridMut, Shape, View};
-use super::super::lanes::{LANES, Lanes};
-use super::super::weights::Quarter;
-use super::{Conv, ConvInputs, Corner, Finish, accumulate};
-use crate::isa::{Isa, Task};
+use super::super::lanes::LANES;
+use super::super::number::Number;
+use super::super::weights::{Panels, Quarter};
+use super::{Conv, ConvInputs, Corner, Finish, take};
+use crate::isa::{Isa, Simd, Task};
 
 /// Computes `conv`.
-pub(super) fn run(conv: &Conv, isa: Isa, inputs: ConvInputs, out: GridMut, scratch: &mut [f32]) {
+pub(super) fn run<W: Panels>(
+    conv: &Conv,
+    weights: W,
+    isa: Isa,
+    inputs: ConvInputs<W::Number>,
+    out: GridMut,
+    scratch: &mut [f32],
+) {
+    let (scratch, _) = take(scratch, conv.weights.kernel.panel_len());
     let mut part = |quarter: Option<Quarter>| {
         let shrunk = |view: View| quarter.map_or(view, |quarter| every_second(view, quarter));
         let out = GridMut { view: shrunk(out.view), values: &mut *out.values };
         let residual = inputs.residual.map(|grid| Grid { view: shrunk(grid.view), ..grid });
-        panels(conv, isa, ConvInputs { residual, ..inputs }, quarter, out, scratch);
+        panels(conv, weights, isa, ConvInputs { residual, ..inputs }, quarter, out, scratch);
     };
     match conv.geometry.upsample {
         false => part(None),
@@ -21,13 +32,14 @@ pub(super) fn run(conv: &Conv, isa: Isa, inputs: ConvInputs, out: GridMut, scrat
 }
 
 /// Computes a panel of outputs for all pixels, then the next, so that a panel's weights stay in cache.
-fn panels(
+fn panels<W: Panels>(
     conv: &Conv,
+    weights: W,
     isa: Isa,
-    ConvInputs { x, vector, residual, corner: Corner { before, .. } }: ConvInputs,
+    ConvInputs { x, vector, residual, corner: Corner { before, .. } }: ConvInputs<W::Number>,
     quarter: Option<Quarter>,
     mut out: GridMut,
-    scratch: &mut [f32],
+    scratch: &mut [W::Number],
 ) {
     let (size, pad, stride) = (conv.geometry.size, conv.geometry.pad, conv.geometry.stride);
     let ([top, left], size) = match quarter {
@@ -36,8 +48,8 @@ fn panels(
     };
     let window = Window { top: top.wrapping_sub(before[0]), left: left.wrapping_sub(before[1]), size };
     for panel in 0..conv.weights.panels() {
-        let finish = conv.finish(panel, vector, residual);
-        let weights = conv.weights.panel(isa, panel, quarter, scratch);
+        let finish = conv.finish(panel, 1.0, vector, residual);
+        let weights = weights.panel(isa, panel, quarter, scratch);
         let work = Panel { x, window, stride, weights, finish };
         let mut out = finish.narrow(&mut out);
         match isa {
@@ -67,34 +79,34 @@ struct Window {
 
 /// A panel of outputs.
 #[derive(Debug, Clone, Copy)]
-struct Panel<'a> {
-    x: Grid<'a>,
+struct Panel<'a, N> {
+    x: Grid<'a, N>,
     window: Window,
     stride: usize,
     /// `[size·size, input channels, LANES]`
-    weights: &'a [f32],
+    weights: &'a [N],
     finish: Finish<'a>,
 }
 
-impl Panel<'_> {
+impl<N: Number> Panel<'_, N> {
     /// All output pixels, `P` at a time.
     fn tiles<const P: usize>(&self, isa: Isa, out: &mut GridMut) {
         for first in (0..out.view.shape.pixels()).step_by(P) {
-            isa.run(Tile::<P> { panel: self, first, out: GridMut { view: out.view, values: out.values } });
+            isa.run(Tile::<N, P> { panel: self, first, out: GridMut { view: out.view, values: out.values } });
         }
     }
 
     /// The sums of products of the pixels at `positions`: over taps, then over channels.
     #[inline(always)]
-    fn sums<const P: usize>(&self, positions: [(usize, usize); P]) -> [Lanes; P] {
+    fn sums<S: Simd, const P: usize>(&self, positions: [(usize, usize); P]) -> [[N::Sum; LANES]; P] {
         let Self { x: Grid { values, view }, window, stride, weights, .. } = *self;
         let Shape { channels, height, width } = view.shape;
         // Zeros stand for pixels outside. They lie behind the others, so that a choice of offset is a choice of both.
         let outside = values.len() - channels;
-        let mut sums = [[0.0; LANES]; P];
+        let mut sums = [[N::Sum::zeroed(); LANES]; P];
         let (mut dy, mut dx) = (0, 0);
-        for weights in weights.chunks_exact(channels * LANES) {
-            let mut rows: [&[f32]; P] = [&[]; P];
+        for weights in weights.as_chunks().0.chunks_exact(channels) {
+            let mut rows: [&[N]; P] = [&[]; P];
             for (row, (y, x)) in rows.iter_mut().zip(positions) {
                 let (y, x) = ((y * stride + dy).wrapping_sub(window.top), (x * stride + dx).wrapping_sub(window.left));
                 let inside = (y < height) & (x < width);
@@ -102,7 +114,7 @@ impl Panel<'_> {
                     view.offset.wrapping_add(y.wrapping_mul(view.row)).wrapping_add(x.wrapping_mul(view.pixel));
                 *row = &values[if inside { offset } else { outside }..][..channels];
             }
-            sums = accumulate(rows, weights, sums);
+            sums = N::accumulate::<S, P>(rows, weights, sums);
             dx += 1;
             (dy, dx) = if dx == window.size { (dy + 1, 0) } else { (dy, dx) };
         }
@@ -111,25 +123,25 @@ impl Panel<'_> {
 }
 
 /// Up to `P` pixels of a panel's outputs, from number `first` on.
-struct Tile<'a, const P: usize> {
-    panel: &'a Panel<'a>,
+struct Tile<'a, N, const P: usize> {
+    panel: &'a Panel<'a, N>,
     first: usize,
     out: GridMut<'a>,
 }
 
-impl<const P: usize> Task for Tile<'_, P> {
+impl<N: Number, const P: usize> Task for Tile<'_, N, P> {
     #[inline(always)]
-    fn run(mut self) {
+    fn run<S: Simd>(mut self) {
         let positions = self.positions();
-        let sums = self.panel.sums(positions);
+        let sums = self.panel.sums::<S, P>(positions);
         let pixels = self.out.view.shape.pixels() - self.first;
         for (sums, (y, x)) in sums.iter().zip(positions).take(pixels) {
-            self.panel.finish.write(*sums, y, x, &mut self.out);
+            self.panel.finish.write(N::floats(*sums), y, x, &mut self.out);
         }
     }
 }
 
-impl<const P: usize> Tile<'_, P> {
+impl<N: Number, const P: usize> Tile<'_, N, P> {
     /// Rows and columns of the tile's pixels; beyond the last pixel they go on as if there were more rows.
     #[inline(always)]
     fn positions(&self) -> [(usize, usize); P] {

@@ -3,11 +3,13 @@
 mod direct;
 mod winograd;
 
+use bytemuck::Pod;
 use serde::{Deserialize, Serialize};
 
-use super::grid::{Grid, GridMut, Shape};
-use super::lanes::{LANES, Lanes, add, fma, load, silus, store};
-use super::weights::Weights;
+use super::grid::{Grid, GridMut, Shape, View};
+use super::lanes::{LANES, Lanes, add, fma, load, scaled, silus, store};
+use super::number::Number;
+use super::weights::{Floats, Panels, Weights};
 use crate::isa::Isa;
 
 /// How a convolution moves over its input.
@@ -40,7 +42,8 @@ impl Geometry {
     }
 }
 
-/// Convolution: `act(weights ∗ x + bias + vector + residual)`.
+/// Convolution: `act(weights ∗ x + bias + vector + residual)`. Where the weights say so, x is rounded to 8 bits first;
+/// products and sums are then exact.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::network) struct Conv {
     pub weights: Weights,
@@ -62,9 +65,9 @@ pub(in crate::network) struct Corner {
 
 /// What a convolution reads.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::network) struct ConvInputs<'a> {
+pub(in crate::network) struct ConvInputs<'a, T = f32> {
     /// The buffer ends in as many zeros as the activation has channels.
-    pub x: Grid<'a>,
+    pub x: Grid<'a, T>,
     /// One value for each output channel, added to every pixel.
     pub vector: Option<&'a [f32]>,
     /// Of the output's shape, added.
@@ -73,34 +76,69 @@ pub(in crate::network) struct ConvInputs<'a> {
 }
 
 impl Conv {
-    /// Values of scratch that [`Self::run`] takes for an output of `shape` from `corner` on, or `None` where that
-    /// overflows.
-    pub fn scratch(&self, shape: Shape, corner: Corner) -> Option<usize> {
+    /// Values of scratch that [`Self::run`] takes for an input of shape `x` and an output of shape `out` from `corner` on,
+    /// or `None` where that overflows.
+    pub fn scratch(&self, x: Shape, out: Shape, corner: Corner) -> Option<usize> {
+        match self.weights.integers() {
+            None => self.scratch_of::<f32>(out, corner),
+            Some(_) => {
+                let rounded = x.len().checked_add(x.channels)?;
+                held::<i16>(rounded)?.checked_add(self.scratch_of::<i16>(out, corner)?)
+            }
+        }
+    }
+
+    fn scratch_of<N: Number>(&self, out: Shape, corner: Corner) -> Option<usize> {
         match self.is_turned() {
-            true => winograd::scratch(&self.weights, shape, corner),
-            false => Some(self.weights.scratch()),
+            true => winograd::scratch::<N>(self.weights.kernel, out, corner),
+            false => held::<N>(self.weights.kernel.panel_len()),
         }
     }
 
     /// Computes it.
     pub fn run(&self, isa: Isa, inputs: ConvInputs, out: GridMut, scratch: &mut [f32]) {
+        let Some((rounding, integers)) = self.weights.integers() else {
+            return self.run_with(Floats(&self.weights), isa, inputs, out, scratch);
+        };
+        let ConvInputs { x, vector, residual, corner } = inputs;
+        let shape = x.view.shape;
+        let (rounded, scratch) = take(scratch, shape.len() + shape.channels);
+        rounding.round(isa, x, rounded);
+        let x = Grid { values: &*rounded, view: View::whole(shape) };
+        self.run_with(integers, isa, ConvInputs { x, vector, residual, corner }, out, scratch);
+    }
+
+    fn run_with<W: Panels>(
+        &self,
+        weights: W,
+        isa: Isa,
+        inputs: ConvInputs<W::Number>,
+        out: GridMut,
+        scratch: &mut [f32],
+    ) {
         match self.is_turned() {
-            true => winograd::run(self, isa, inputs, out, scratch),
-            false => direct::run(self, isa, inputs, out, scratch),
+            true => winograd::run(self, weights, isa, inputs, out, scratch),
+            false => direct::run(self, weights, isa, inputs, out, scratch),
         }
     }
 
-    /// Whether [`winograd`] is used: where channels are so many that turning costs less than it saves. It rounds
+    /// Whether its input is rounded, and its products are those of integers.
+    pub fn is_of_integers(&self) -> bool {
+        self.weights.integers().is_some()
+    }
+
+    /// Whether [`winograd`] is used: where channels are so many that turning costs less than it saves. In `f32` it rounds
     /// otherwise, so this may depend on nothing but the network.
     fn is_turned(&self) -> bool {
         self.geometry == Geometry::SAME && self.weights.kernel.inputs >= LANES
     }
 
-    /// What becomes of the sums of a panel of outputs.
-    fn finish<'a>(&self, panel: usize, vector: Option<&[f32]>, residual: Option<Grid<'a>>) -> Finish<'a> {
+    /// What becomes of the sums of a panel of outputs, to be multiplied by `factor` first.
+    fn finish<'a>(&self, panel: usize, factor: f32, vector: Option<&[f32]>, residual: Option<Grid<'a>>) -> Finish<'a> {
         let channel = panel * LANES;
         let channels = (self.weights.kernel.outputs - channel).min(LANES);
         let (scale, bias) = self.weights.affine(panel);
+        let scale = scaled(scale, factor);
         let bias = vector.map_or(bias, |vector| add(bias, load(&vector[channel..][..channels])));
         let residual = residual.map(|grid| Grid { view: grid.view.channels(channel, channels), ..grid });
         Finish { channel, channels, scale, bias, residual, silu: self.silu }
@@ -140,21 +178,13 @@ impl Finish<'_> {
     }
 }
 
-/// Adds to each row's sums its values times their weights, `[values of a row, LANES]`, from first to last.
-#[inline(always)]
-fn accumulate<const P: usize>(mut rows: [&[f32]; P], weights: &[f32], mut sums: [Lanes; P]) -> [Lanes; P] {
-    let weights = weights.as_chunks::<LANES>().0;
-    // Of one length that the compiler knows: no bounds are checked below.
-    for row in &mut rows {
-        *row = &row[..weights.len()];
-    }
-    for (i, weights) in weights.iter().enumerate() {
-        for p in 0..P {
-            let value = rows[p][i];
-            for lane in 0..LANES {
-                sums[p][lane] = value.mul_add(weights[lane], sums[p][lane]);
-            }
-        }
-    }
-    sums
+/// How many `f32` of scratch `len` numbers take, or `None` where that overflows.
+fn held<T: Pod>(len: usize) -> Option<usize> {
+    Some(len.checked_mul(size_of::<T>())?.div_ceil(size_of::<f32>()))
+}
+
+/// The first `len` numbers of `scratch`, and what is left.
+fn take<T: Pod>(scratch: &mut [f32], len: usize) -> (&mut [T], &mut [f32]) {
+    let (taken, left) = scratch.split_at_mut((len * size_of::<T>()).div_ceil(size_of::<f32>()));
+    (&mut bytemuck::cast_slice_mut(taken)[..len], left)
 }

@@ -3,23 +3,29 @@
 //!
 //! Input and weights are each turned into 16 matrices, one for each place of a 4×4 tile; their 16 products are turned
 //! back into outputs. Weights of `i8` stay so in memory: turning a panel of them, which is exact, costs little beside
-//! its use.
+//! its use. With inputs of 8 bits too all of it is exact: turned inputs are within ±1020, turned weights within ±1152
+//! (and four times what the paper has), and sums that wrap around on the way end where they belong.
 
 use std::ops::Range;
 
+use bytemuck::Zeroable;
+
 use super::super::grid::{Grid, GridMut, Shape};
-use super::super::lanes::{LANES, Lanes, add, load, store, sub};
-use super::super::weights::{PLACES, Weights};
-use super::{Conv, ConvInputs, Corner, Finish, accumulate};
-use crate::isa::{Isa, Task};
+use super::super::lanes::{LANES, load, store};
+use super::super::number::Number;
+use super::super::weights::{Kernel, PLACES, Panels};
+use super::{Conv, ConvInputs, Corner, Finish, held, take};
+use crate::isa::{Isa, Simd, Task};
 
 /// Tiles whose input is turned at a time, so that it stays in cache.
 const BAND: usize = 48;
 /// Tiles whose sums are held in registers at once.
 const AT_ONCE: usize = 6;
 /// Input channels whose weights are turned at a time, for the same reason: a whole panel of many channels would be written
-/// past the nearest cache before it is read.
-const SLICE: usize = 16;
+/// past the nearest cache before it is read. 16 of `f32`, 32 of `i16`.
+const fn slice<N>() -> usize {
+    64 / size_of::<N>()
+}
 
 /// Tiles across and in all, for an output of `shape`; each is 2×2 pixels, at the edge perhaps less. They are those of the
 /// whole output, since a pixel's bits depend on its place in the tile.
@@ -29,18 +35,26 @@ fn tiles(shape: Shape, Corner { odd: [row, column], .. }: Corner) -> (usize, usi
 }
 
 /// Values of scratch that [`run`] takes for an output of `shape` from `corner` on, or `None` where that overflows.
-pub(super) fn scratch(weights: &Weights, shape: Shape, corner: Corner) -> Option<usize> {
-    let (tiles, inputs) = (tiles(shape, corner).1.min(BAND), weights.kernel.inputs);
-    let columns = inputs.checked_mul(tiles)?.checked_add((inputs.min(SLICE) + tiles) * LANES)?;
-    columns.checked_mul(PLACES)
+pub(super) fn scratch<N: Number>(kernel: Kernel, shape: Shape, corner: Corner) -> Option<usize> {
+    let (tiles, inputs) = (tiles(shape, corner).1.min(BAND), kernel.inputs);
+    let numbers = inputs.checked_mul(tiles)?.checked_add(inputs.min(slice::<N>()) * LANES)?.checked_mul(PLACES)?;
+    held::<N>(numbers)?.checked_add(PLACES * tiles * LANES)
 }
 
 /// Computes `conv`, which has [`super::Geometry::SAME`].
-pub(super) fn run(conv: &Conv, isa: Isa, inputs: ConvInputs, mut out: GridMut, scratch: &mut [f32]) {
+pub(super) fn run<W: Panels>(
+    conv: &Conv,
+    weights: W,
+    isa: Isa,
+    inputs: ConvInputs<W::Number>,
+    mut out: GridMut,
+    scratch: &mut [f32],
+) {
     let (channels, corner) = (inputs.x.view.shape.channels, inputs.corner);
     let (across, tiles) = tiles(out.view.shape, corner);
-    let (turned, rest) = scratch.split_at_mut(PLACES * channels.min(SLICE) * LANES);
-    let (sums, rows) = rest.split_at_mut(tiles.min(BAND) * PLACES * LANES);
+    let (turned, rest) = take(scratch, PLACES * channels.min(slice::<W::Number>()) * LANES);
+    let (sums, rest) = take(rest, tiles.min(BAND) * PLACES * LANES);
+    let (rows, _) = take(rest, tiles.min(BAND) * PLACES * channels);
     for first in (0..tiles).step_by(BAND) {
         let count = (tiles - first).min(BAND);
         let rows = &mut rows[..PLACES * count * channels];
@@ -48,32 +62,32 @@ pub(super) fn run(conv: &Conv, isa: Isa, inputs: ConvInputs, mut out: GridMut, s
         let band = Band { rows, channels, count, corner, across, first };
         let sums = &mut sums.as_chunks_mut().0.as_chunks_mut().0[..count];
         for panel in 0..conv.weights.panels() {
-            sums.fill([[0.0; LANES]; PLACES]);
-            for start in (0..channels).step_by(SLICE) {
-                let slice = start..channels.min(start + SLICE);
+            sums.fill([[Zeroable::zeroed(); LANES]; PLACES]);
+            for start in (0..channels).step_by(slice::<W::Number>()) {
+                let slice = start..channels.min(start + slice::<W::Number>());
                 let turned = &mut turned[..PLACES * slice.len() * LANES];
-                conv.weights.turn(isa, panel, slice.clone(), turned);
+                weights.turn(isa, panel, slice.clone(), turned);
                 band.add_products(isa, slice, turned, sums);
             }
-            let finish = conv.finish(panel, inputs.vector, inputs.residual);
+            let finish = conv.finish(panel, W::Number::TURNED, inputs.vector, inputs.residual);
             isa.run(TurnBack { band: &band, sums, finish, out: finish.narrow(&mut out) });
         }
     }
 }
 
 /// Turns the 4×4 pixels that each tile looks at: `out` is `[PLACES, count, channels]`.
-struct TurnInput<'a> {
-    x: Grid<'a>,
+struct TurnInput<'a, N> {
+    x: Grid<'a, N>,
     corner: Corner,
     across: usize,
     first: usize,
     count: usize,
-    out: &'a mut [f32],
+    out: &'a mut [N],
 }
 
-impl Task for TurnInput<'_> {
+impl<N: Number> Task for TurnInput<'_, N> {
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self) {
         let Self { x: Grid { values, view }, corner: Corner { before, odd }, across, first, count, out } = self;
         let Shape { channels, height, width } = view.shape;
         let outside = values.len() - channels;
@@ -88,7 +102,7 @@ impl Task for TurnInput<'_> {
             }
             for c in (0..channels).step_by(LANES) {
                 // Columns first, then rows.
-                let mut half = [[[0.0; LANES]; 4]; 4];
+                let mut half = [[[N::zeroed(); LANES]; 4]; 4];
                 for column in 0..4 {
                     let pixel = |row: usize| load(&values[starts[row * 4 + column]..][c..channels]);
                     let turned = turned([pixel(0), pixel(1), pixel(2), pixel(3)]);
@@ -109,18 +123,18 @@ impl Task for TurnInput<'_> {
 
 /// Bᵀ of the paper, times four pixels.
 #[inline(always)]
-fn turned([a, b, c, d]: [Lanes; 4]) -> [Lanes; 4] {
-    [sub(a, c), add(b, c), sub(c, b), sub(b, d)]
+fn turned<N: Number>([a, b, c, d]: [[N; LANES]; 4]) -> [[N; LANES]; 4] {
+    [N::sub(a, c), N::add(b, c), N::sub(c, b), N::sub(b, d)]
 }
 
 /// The sums of a tile at each of its places.
-type Sums = [Lanes; PLACES];
+type Sums<N> = [[<N as Number>::Sum; LANES]; PLACES];
 
 /// A band of tiles.
 #[derive(Debug, Clone, Copy)]
-struct Band<'a> {
+struct Band<'a, N> {
     /// `[PLACES, count, channels]`
-    rows: &'a [f32],
+    rows: &'a [N],
     channels: usize,
     count: usize,
     corner: Corner,
@@ -129,47 +143,47 @@ struct Band<'a> {
     first: usize,
 }
 
-impl Band<'_> {
+impl<N: Number> Band<'_, N> {
     /// Adds to the sums of each tile the products of the channels `slice` with `weights`, `[PLACES, slice, LANES]`. The
     /// tiles go in groups as equal as can be.
-    fn add_products(&self, isa: Isa, slice: Range<usize>, weights: &[f32], sums: &mut [Sums]) {
+    fn add_products(&self, isa: Isa, slice: Range<usize>, weights: &[N], sums: &mut [Sums<N>]) {
         let groups = self.count.div_ceil(AT_ONCE);
         for group in 0..groups {
             let (start, end) = (group * self.count / groups, (group + 1) * self.count / groups);
             let (slice, sums) = (slice.clone(), &mut sums[start..end]);
             match end - start {
-                ..=4 => isa.run(Group::<4> { band: self, start, slice, weights, sums }),
-                5 => isa.run(Group::<5> { band: self, start, slice, weights, sums }),
-                _ => isa.run(Group::<AT_ONCE> { band: self, start, slice, weights, sums }),
+                ..=4 => isa.run(Group::<N, 4> { band: self, start, slice, weights, sums }),
+                5 => isa.run(Group::<N, 5> { band: self, start, slice, weights, sums }),
+                _ => isa.run(Group::<N, AT_ONCE> { band: self, start, slice, weights, sums }),
             }
         }
     }
 }
 
 /// Tiles of a band from `start` on, as many as there are `sums`, `P` at most.
-struct Group<'a, const P: usize> {
-    band: &'a Band<'a>,
+struct Group<'a, N: Number, const P: usize> {
+    band: &'a Band<'a, N>,
     start: usize,
     slice: Range<usize>,
-    weights: &'a [f32],
-    sums: &'a mut [Sums],
+    weights: &'a [N],
+    sums: &'a mut [Sums<N>],
 }
 
-impl<const P: usize> Task for Group<'_, P> {
+impl<N: Number, const P: usize> Task for Group<'_, N, P> {
     /// Where there are less than `P` tiles, the last is taken again.
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self) {
         let Self { band: &Band { rows, channels, count, .. }, start, slice, weights, sums } = self;
         let last = sums.len() - 1;
-        let places = rows.chunks_exact(count * channels).zip(weights.chunks_exact(slice.len() * LANES));
+        let places = rows.chunks_exact(count * channels).zip(weights.as_chunks().0.chunks_exact(slice.len()));
         for (place, (values, weights)) in places.enumerate() {
-            let mut rows: [&[f32]; P] = [&[]; P];
-            let mut added = [[0.0; LANES]; P];
+            let mut rows: [&[N]; P] = [&[]; P];
+            let mut added = [[N::Sum::zeroed(); LANES]; P];
             for p in 0..P {
                 rows[p] = &values[(start + p.min(last)) * channels..][slice.clone()];
                 added[p] = sums[p.min(last)][place];
             }
-            let added = accumulate(rows, weights, added);
+            let added = N::accumulate::<S, P>(rows, weights, added);
             for (sums, added) in sums.iter_mut().zip(added) {
                 sums[place] = added;
             }
@@ -178,24 +192,24 @@ impl<const P: usize> Task for Group<'_, P> {
 }
 
 /// Turns the sums of a band back into a panel of outputs.
-struct TurnBack<'a> {
-    band: &'a Band<'a>,
-    sums: &'a [Sums],
+struct TurnBack<'a, N: Number> {
+    band: &'a Band<'a, N>,
+    sums: &'a [Sums<N>],
     finish: Finish<'a>,
     out: GridMut<'a>,
 }
 
-impl Task for TurnBack<'_> {
+impl<N: Number> Task for TurnBack<'_, N> {
     #[inline(always)]
-    fn run(mut self) {
+    fn run<S: Simd>(mut self) {
         let Shape { height, width, .. } = self.out.view.shape;
         let &Band { corner: Corner { odd: [row, column], .. }, across, first, .. } = self.band;
         for (tile, sums) in self.sums.iter().enumerate() {
             let (top, left) = ((first + tile) / across * 2, (first + tile) % across * 2);
-            for (i, output) in turn_back(sums).iter().enumerate() {
+            for (i, output) in turn_back::<N>(sums).iter().enumerate() {
                 let (y, x) = ((top + i / 2).wrapping_sub(row), (left + i % 2).wrapping_sub(column));
                 if y < height && x < width {
-                    self.finish.write(*output, y, x, &mut self.out);
+                    self.finish.write(N::floats(*output), y, x, &mut self.out);
                 }
             }
         }
@@ -204,14 +218,15 @@ impl Task for TurnBack<'_> {
 
 /// Aᵀ · sums · A of the paper: the outputs of a tile, row by row.
 #[inline(always)]
-fn turn_back(sums: &Sums) -> [Lanes; 4] {
-    let mut half = [[[0.0; LANES]; 4]; 2];
+fn turn_back<N: Number>(sums: &Sums<N>) -> [[N::Sum; LANES]; 4] {
+    let (add, sub) = (N::add_sums, N::sub_sums);
+    let mut half = [[[N::Sum::zeroed(); LANES]; 4]; 2];
     for i in 0..4 {
         let [a, b, c, d] = [sums[i], sums[4 + i], sums[8 + i], sums[12 + i]];
         half[0][i] = add(add(a, b), c);
         half[1][i] = sub(sub(b, c), d);
     }
-    let mut outputs = [[0.0; LANES]; 4];
+    let mut outputs = [[N::Sum::zeroed(); LANES]; 4];
     for (i, [a, b, c, d]) in half.into_iter().enumerate() {
         outputs[2 * i] = add(add(a, b), c);
         outputs[2 * i + 1] = sub(sub(b, c), d);
