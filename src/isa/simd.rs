@@ -1,0 +1,33 @@
+//! Integers multiplied by instructions that the compiler does not find.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(not(target_arch = "aarch64"))]
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+pub use avx2::Avx2;
+#[cfg(target_arch = "aarch64")]
+pub use neon::Neon as Baseline;
+#[cfg(not(target_arch = "aarch64"))]
+pub use portable::Portable as Baseline;
+
+/// What the compiler does not make of a portable loop by itself: sums of products of integers, two products at a time.
+/// They wrap around.
+pub(crate) trait Simd {
+    /// 16 sums.
+    type Sums: Copy;
+    /// The weights of two values, for each of the sums.
+    type Pair: Copy;
+
+    /// The sums of these values.
+    fn sums(values: [i32; 16]) -> Self::Sums;
+    /// The values of the sums.
+    fn values(sums: Self::Sums) -> [i32; 16];
+    /// The weights of a first and a second value.
+    fn pair(first: &[i16; 16], second: &[i16; 16]) -> Self::Pair;
+    /// `sums + first · its weights + second · its weights`
+    fn add_products(sums: Self::Sums, values: [i16; 2], pair: Self::Pair) -> Self::Sums;
+}
