@@ -14,7 +14,7 @@ Prints a table in Markdown for each network:
   SNR        dB by which the output's power is above that of its difference from onnxruntime's in f32
 
 Networks are stored with int8 weights; "int8 weights" runs that file, which is f32 arithmetic. "int8 arithmetic" is
-quantized anew by onnxruntime, activations too. All others get the weights made f32 beforehand. An engine that cannot
+quantized anew by onnxruntime, activations too; for rissole it is the bundle that --int8 names. All others get the weights made f32 beforehand. An engine that cannot
 take a network, or whose f32 output is off by more than 2 % of the largest value, is left out; stderr says why.
 """
 
@@ -42,6 +42,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 ROLES = ["conditioner", "denoiser", "decoder", "encoder"]
 RUST = {"rissole": "ours", "tract": "tract"}
+IN_INT8 = "rissole, int8 arithmetic"
 
 
 def output_of(command, **more):
@@ -51,8 +52,8 @@ def output_of(command, **more):
 class Programs:
     """The programs in Rust, and what the core reaches at most."""
 
-    def __init__(self, model, folder):
-        self.environment = os.environ | {"RISSOLE_MODEL": str(model)}
+    def __init__(self, model, in_int8, folder):
+        self.environment, self.in_int8 = os.environ | {"RISSOLE_MODEL": str(model)}, in_int8
         target = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
         self.bench = self.built(["bench", "--bench", "network", "--no-run"], ROOT, target, "network")
         self.rten = self.built(["build", "--release"], HERE / "rten", target, "rten-side")
@@ -68,14 +69,28 @@ class Programs:
     def peak(self):
         return float(output_of([self.peak_program]))
 
+    def environment_of(self, side):
+        return os.environ | {"RISSOLE_MODEL": str(self.in_int8)} if side == IN_INT8 else self.environment
+
+    def sides(self, role):
+        """Those of this crate; int8 arithmetic only where it makes the network another one."""
+        files = [model / f"{role}.onnx" for model in (Path(self.environment["RISSOLE_MODEL"]), self.in_int8) if model]
+        is_other = len(files) == 2 and files[0].read_bytes() != files[1].read_bytes()
+        return [*RUST, IN_INT8] if is_other else [*RUST]
+
     def times(self, role):
-        """Milliseconds of a network's run by both sides of the bench."""
-        output = output_of([self.bench, "--json", "--only", f"{role}.onnx"], env=self.environment)
-        row = next((row for row in map(json.loads, output.splitlines()) if "ours" in row), {})
-        return {side: row[key] for side, key in RUST.items() if key in row}
+        """Milliseconds of a network's run by the sides of the bench."""
+        row = self.timed(role, "rissole")
+        times = {side: row[key] for side, key in RUST.items() if key in row}
+        return times | {side: self.timed(role, side)["ours"] for side in self.sides(role) if side not in RUST}
+
+    def timed(self, role, side):
+        output = output_of([self.bench, "--json", "--only", f"{role}.onnx"], env=self.environment_of(side))
+        return next((row for row in map(json.loads, output.splitlines()) if "ours" in row), {})
 
     def once(self, role, side):
-        return json.loads(output_of([self.bench, "--once", f"{role}.onnx", RUST[side]], env=self.environment))
+        command = [self.bench, "--once", f"{role}.onnx", RUST.get(side, "ours")]
+        return json.loads(output_of(command, env=self.environment_of(side)))
 
 
 def timed(run, milliseconds):
@@ -126,7 +141,7 @@ class Network:
 
     def makers(self, programs):
         """Each side's start in a process of its own."""
-        makers = {side: lambda side=side: programs.once(self.role, side) for side in RUST}
+        makers = {side: lambda side=side: programs.once(self.role, side) for side in programs.sides(self.role)}
         for side, (engine, kind) in SIDES.items():
             command = [sys.executable, HERE / "network_once.py", engine, self.files.get(kind), self.inputs_file]
             makers[side] = lambda kind=kind, command=command: self.started(kind, command)
@@ -229,6 +244,7 @@ def processor():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "avatars64", help="the bundle")
+    parser.add_argument("--int8", type=Path, help="the same bundle, quantized by `rissole-train quantize`")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--starts", type=int, default=7)
     parser.add_argument("--milliseconds", type=float, default=300, help="time of one engine's turn")
@@ -237,7 +253,7 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        programs = Programs(args.model.resolve(), folder)
+        programs = Programs(args.model.resolve(), args.int8 and args.int8.resolve(), folder)
         core = sorted(os.sched_getaffinity(0))[-1] if args.core is None else args.core
         os.sched_setaffinity(0, {core})
         name, flags = processor()

@@ -94,6 +94,26 @@ fn a_device_that_is_too_small_is_a_message_and_not_a_crash() {
 }
 
 #[test]
+fn the_batch_that_is_said_to_fit_does() {
+    let Some(dir) = emulator("batch") else { return };
+    let step = |batch: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rissole-train"));
+        command.args(["bench-step", "--device", "cuda:0", "--widths", "8,16", "--residuals", "1", "--steps", "1"]);
+        command.args(["--batch", batch, "--kernel-cache"]).arg(dir.join("kernels"));
+        command.env("LD_LIBRARY_PATH", &dir).env("RISSOLE_EMULATOR_MEMORY", (6 << 20).to_string());
+        command.output().unwrap()
+    };
+    let refused = step("96");
+    let text = text(&refused);
+    assert!(refused.status.code() == Some(2) && text.contains("a batch of 96 takes"), "{text}");
+    let fits = text.split("a batch of ").last().and_then(|rest| rest.split(' ').next()).unwrap();
+    println!("{text}");
+    assert!((8..96).contains(&fits.parse::<usize>().unwrap()), "{text}");
+    let output = step(fits);
+    assert!(output.status.success(), "{}", self::text(&output));
+}
+
+#[test]
 fn without_a_driver_the_message_names_the_library_and_where_it_was_looked_for() {
     let output = check_device(&[], |command| {
         command.env("LD_LIBRARY_PATH", "/nonexistent");

@@ -224,6 +224,15 @@ pub trait Backend {
         Ok(())
     }
 
+    /// The same after a step on `samples` samples, of which nothing is in use any more: where memory was out, the fault
+    /// says what the step takes and how many samples would fit.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    fn check_batch(&self, _samples: usize) -> rissole::Result<()> {
+        self.check()
+    }
+
     /// A buffer with unspecified contents.
     fn alloc(&self, len: usize) -> Self::Buffer;
     /// A buffer of zeros.

@@ -101,7 +101,7 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
         let settings = self.config.optimizer.at(self.step, self.config.steps);
         self.set.update(self.backend, &settings);
         errors.discriminator = self.loss.train_critic((&fake, images), shape, &settings);
-        self.backend.check()?;
+        self.backend.check_batch(batch)?;
         Ok(errors)
     }
 

@@ -130,8 +130,8 @@ pub struct DenoiserTrainer<'a, B: Backend> {
     pub step: u64,
     /// Draws batches.
     pub random: Random,
-    /// Loss of the step that was submitted and not yet waited for.
-    loss: Option<B::Buffer>,
+    /// Loss and samples of the step that was submitted and not yet waited for.
+    submitted: Option<(B::Buffer, usize)>,
 }
 
 impl<'a, B: Backend> DenoiserTrainer<'a, B> {
@@ -160,7 +160,7 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
             denoiser,
             step: 0,
             random,
-            loss: None,
+            submitted: None,
         })
     }
 
@@ -212,7 +212,7 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
             self.set.average_grads(self.backend, group)?;
         }
         self.set.update(self.backend, &self.optimizer.at(self.step, self.steps));
-        self.loss = Some(loss);
+        self.submitted = Some((loss, samples));
         Ok(())
     }
 
@@ -236,10 +236,10 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
     /// # Panics
     /// When none was.
     pub fn finish(&mut self) -> Result<f64> {
-        let loss = self.loss.take().expect("a step was submitted");
+        let (loss, samples) = self.submitted.take().expect("a step was submitted");
         let mut value = [self.backend.download(&loss)[0]];
         self.backend.release(loss);
-        self.backend.check()?;
+        self.backend.check_batch(samples)?;
         if let Some(group) = self.group {
             group.average(&mut value)?;
         }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use rissole::{Error, Result};
 
+use super::demand::Demand;
 use super::device::Device;
 
 /// Most elements of an array: kernels count in 32 bits, with room for a grid's stride.
@@ -20,12 +21,22 @@ pub struct Pool {
     free: RefCell<HashMap<usize, Vec<u64>>>,
     requests: Cell<u64>,
     held: Cell<usize>,
+    demand: RefCell<Demand>,
+    /// Bytes that could be had when more were asked for, and the device's.
+    lacking: Cell<Option<[usize; 2]>>,
 }
 
 impl Pool {
     /// An empty pool.
     pub fn new(device: Rc<Device>) -> Self {
-        Self { device, free: RefCell::default(), requests: Cell::new(0), held: Cell::new(0) }
+        Self {
+            device,
+            free: RefCell::default(),
+            requests: Cell::new(0),
+            held: Cell::new(0),
+            demand: RefCell::default(),
+            lacking: Cell::new(None),
+        }
     }
 
     /// An array of `len` floats with unspecified contents.
@@ -33,12 +44,12 @@ impl Pool {
     /// # Errors
     /// [`Error::Usage`] when the device has not that much memory, with what it has.
     pub fn take(self: &Rc<Self>, len: usize) -> Result<Buffer> {
-        let buffer = |address| Buffer { pool: self.clone(), address, len };
         if len == 0 {
-            return Ok(buffer(0));
+            return Ok(self.lend(0, len));
         }
-        if let Some(address) = self.free.borrow_mut().get_mut(&len).and_then(Vec::pop) {
-            return Ok(buffer(address));
+        let kept = self.free.borrow_mut().get_mut(&len).and_then(Vec::pop);
+        if let Some(address) = kept {
+            return Ok(self.lend(address, len));
         }
         if len >= MOST_ELEMENTS {
             return Err(Error::Usage(format!("an array of {len} values is too large: make the batch smaller")));
@@ -54,12 +65,33 @@ impl Pool {
             }
         };
         self.held.set(self.held.get() + bytes);
-        Ok(buffer(address))
+        Ok(self.lend(address, len))
     }
 
-    /// A buffer that stands for an array which could not be had.
+    /// A buffer that stands for an array which could not be had. It counts as if it were one.
     pub fn nothing(self: &Rc<Self>, len: usize) -> Buffer {
-        Buffer { pool: self.clone(), address: 0, len }
+        self.lend(0, len)
+    }
+
+    fn lend(self: &Rc<Self>, address: u64, len: usize) -> Buffer {
+        self.demand.borrow_mut().lend(len);
+        Buffer { pool: self.clone(), address, len }
+    }
+
+    /// What was missing for work on `samples` samples that has ended, where memory was: what it takes, and the most samples
+    /// that would do with what there is.
+    pub fn shortage(&self, samples: usize) -> Option<String> {
+        let [available, total] = self.lacking.take()?;
+        let demand = self.demand.borrow();
+        let (takes, fits) = (mib(demand.bytes()), demand.samples_within(available, samples));
+        let fits = match fits {
+            0 => "not even a batch of 1 would fit".to_owned(),
+            fits => format!("a batch of {fits} would fit"),
+        };
+        let (name, available, total) = (&self.device.name, mib(available), mib(total));
+        Some(format!(
+            "{name}: out of memory: a batch of {samples} takes {takes} MiB, and {available} of {total} MiB can be had; {fits}"
+        ))
     }
 
     /// How often the driver was asked for memory.
@@ -82,9 +114,11 @@ impl Pool {
     }
 
     fn exhausted(&self, bytes: usize) -> Error {
-        let mib = |bytes: usize| bytes.div_ceil(1 << 20);
         let memory = match self.device.memory() {
-            Ok((free, total)) => format!("{} MiB of {} MiB are free", mib(free), mib(total)),
+            Ok((free, total)) => {
+                self.lacking.set(Some([free + self.held(), total]));
+                format!("{} MiB of {} MiB are free", mib(free), mib(total))
+            }
             Err(e) => e.to_string(),
         };
         Error::Usage(format!(
@@ -94,6 +128,10 @@ impl Pool {
             mib(self.held()),
         ))
     }
+}
+
+fn mib(bytes: usize) -> usize {
+    bytes.div_ceil(1 << 20)
 }
 
 impl Drop for Pool {
@@ -140,6 +178,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        self.pool.demand.borrow_mut().take_back(self.len);
         if self.address != 0 {
             self.pool.free.borrow_mut().entry(self.len).or_default().push(self.address);
         }

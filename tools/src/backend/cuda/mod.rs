@@ -8,6 +8,7 @@
 
 mod blas;
 mod conv;
+mod demand;
 mod device;
 mod gemm;
 mod libraries;

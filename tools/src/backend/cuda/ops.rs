@@ -17,6 +17,10 @@ impl Backend for Cuda {
         }
     }
 
+    fn check_batch(&self, samples: usize) -> Result<()> {
+        self.check().map_err(|fault| self.pool.shortage(samples).map_or(fault, Error::Usage))
+    }
+
     fn alloc(&self, len: usize) -> Buffer {
         self.scratch(len)
     }
