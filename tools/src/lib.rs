@@ -8,6 +8,7 @@ pub mod evaluate;
 pub mod export;
 pub mod model;
 pub mod plot;
+pub mod quantize;
 pub mod random;
 pub mod recipe;
 pub mod stages;

@@ -12,6 +12,7 @@ use rissole_train::bench_step::{self, BenchArgs};
 use rissole_train::check_device::{self, CheckArgs};
 use rissole_train::evaluate::features::FeatureArgs;
 use rissole_train::evaluate::{self, EvaluateArgs};
+use rissole_train::quantize::{self, QuantizeArgs};
 use rissole_train::recipe::Recipe;
 use rissole_train::stages::{INTERRUPTED, MAX_SHARDS, Run, Shard, Stage};
 use rissole_train::train::group::Group;
@@ -66,6 +67,8 @@ enum Command {
     },
     /// Measure a bundle: Fréchet distance, KID, seam ratio, copy distance, sample grid, report.
     Evaluate(Box<EvaluateArgs>),
+    /// Make a bundle whose networks take bytes from one of int8 weights: calibrate, measure what it costs, write.
+    Quantize(Box<QuantizeArgs>),
     /// Time a training step of the block U-Net; prints JSON.
     BenchStep(BenchArgs),
     /// Compare the GPU with the CPU: every operation, and the training of a small network.
@@ -140,6 +143,7 @@ fn work(cli: Cli) -> Result<()> {
             }
         }
         Command::Evaluate(args) => evaluate::run(&args, &INTERRUPTED).map(drop),
+        Command::Quantize(args) => quantize::run(&args, &INTERRUPTED).map(drop),
         Command::BenchStep(args) => bench_step::run(&args, &device),
         Command::CheckDevice(args) => check_device::run(args, &device),
     }

@@ -41,15 +41,9 @@ pub struct EvaluateArgs {
     /// The pictures that the bundle was trained on: a prepared set, a folder or a zip
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
-    /// How many of them were held out from training: the reference set
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    pub validation: usize,
-    /// Seed by which they were chosen
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub split_seed: u64,
-    /// The last pictures were held out, not a random choice
-    #[arg(long)]
-    pub hold_out_last: bool,
+    /// Which of them were held out
+    #[command(flatten)]
+    pub split: SplitArgs,
     /// Samples of each setting, and training pictures to compare with
     #[arg(long, value_name = "N", default_value_t = 2000)]
     pub samples: usize,
@@ -79,6 +73,20 @@ pub struct EvaluateArgs {
     pub out: PathBuf,
 }
 
+/// Which pictures were held out from training.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SplitArgs {
+    /// How many of the pictures were held out from training: the reference set
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub validation: usize,
+    /// Seed by which they were chosen
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub split_seed: u64,
+    /// The last pictures were held out, not a random choice
+    #[arg(long)]
+    pub hold_out_last: bool,
+}
+
 /// Measures a bundle, writes the report and returns it. Samples and features are kept in the report's folder, so what was
 /// interrupted goes on when started again. Stops when `interrupted` becomes true.
 ///
@@ -91,7 +99,7 @@ pub fn run(args: &EvaluateArgs, interrupted: &AtomicBool) -> Result<Report> {
     let curves = args.curves.iter().map(|path| read_curve(path)).collect::<Result<Vec<_>>>()?;
     std::fs::create_dir_all(&args.out).map_err(|e| Error::io(&args.out, e))?;
     let bar = Bar::new();
-    let (training, held_out) = pictures(args, &bundle, &bar)?;
+    let (training, held_out) = pictures(&args.data, &args.split, &bundle, &bar)?;
     let sets = make_sets(args, &bundle, &training, &held_out, interrupted, &bar)?;
 
     let folder = args.features.cache.as_ref().unwrap_or(&args.out);
@@ -118,7 +126,7 @@ pub fn run(args: &EvaluateArgs, interrupted: &AtomicBool) -> Result<Report> {
         training_pictures: training.len(),
         database_pictures: bundle.database()?.images() as usize,
         held_out_pictures: held_out.len(),
-        split_seed: (!args.hold_out_last).then_some(args.split_seed),
+        split_seed: (!args.split.hold_out_last).then_some(args.split.split_seed),
         seed: args.seed,
         exclude_self: args.exclude_self.unwrap_or(bundle.manifest.retrieval.exclude_self),
         features: network.as_ref().map(|n| FeatureSummary {
@@ -133,14 +141,18 @@ pub fn run(args: &EvaluateArgs, interrupted: &AtomicBool) -> Result<Report> {
     Ok(report)
 }
 
-/// The training and the held-out pictures.
-fn pictures(args: &EvaluateArgs, bundle: &Bundle, bar: &Bar) -> Result<(Vec<RgbImage>, Vec<RgbImage>)> {
+/// The training and the held-out pictures of those at `path`.
+pub(crate) fn pictures(
+    path: &Path,
+    split: &SplitArgs,
+    bundle: &Bundle,
+    bar: &Bar,
+) -> Result<(Vec<RgbImage>, Vec<RgbImage>)> {
     let size = bundle.manifest.image;
-    let path = &args.data;
     let dataset = if is_prepared(path)? {
         Dataset::load_prepared(path)?
     } else if size.width == size.height {
-        let source = Source { path: path.clone(), layout: None, size: size.width, limit: None, crop: None };
+        let source = Source { path: path.to_owned(), layout: None, size: size.width, limit: None, crop: None };
         bar.show(Progress::Stage("pictures", 0));
         data::load(&source, &mut |done, total| bar.set(done, total))?
     } else {
@@ -152,7 +164,7 @@ fn pictures(args: &EvaluateArgs, bundle: &Bundle, bar: &Bar) -> Result<(Vec<RgbI
         return Err(Error::file(path, fault));
     }
     dataset.skipped.iter().for_each(|(file, fault)| log::warn!("skipped {file}: {fault}"));
-    let split = data::split(dataset.names.len(), args.validation, args.split_seed, args.hold_out_last)?;
+    let split = data::split(dataset.names.len(), split.validation, split.split_seed, split.hold_out_last)?;
     if split.validation.len() < 2 || split.train.is_empty() {
         return Err(Error::Usage("at least 2 pictures must be held out and one not".into()));
     }
@@ -200,7 +212,7 @@ fn make_sets(
     for setting in settings {
         let name = format!("Samples: {}", setting.resolved(&bundle.manifest));
         bar.show(Progress::Stage(&name, args.samples));
-        let images = studio.draw(*setting, exclude_self, args.seed, args.samples, &args.out)?;
+        let images = studio.draw(*setting, exclude_self, args.seed, args.samples, Some(&args.out))?;
         sets.push(Set { kind: Kind::Samples, name, images });
     }
     let name = "Reconstructions of held-out pictures".to_owned();
@@ -251,15 +263,15 @@ fn files_hash(manifest: &Manifest) -> Result<String> {
 }
 
 /// A progress bar on stderr that begins anew with every stage; where stderr is no terminal, a line of log.
-struct Bar(ProgressBar);
+pub(crate) struct Bar(ProgressBar);
 
 impl Bar {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}");
         Self(ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
     }
 
-    fn show(&self, progress: Progress<'_>) {
+    pub(crate) fn show(&self, progress: Progress<'_>) {
         match progress {
             Progress::Stage(name, pictures) => {
                 self.0.reset();
@@ -273,12 +285,12 @@ impl Bar {
         }
     }
 
-    fn set(&self, done: usize, total: usize) {
+    pub(crate) fn set(&self, done: usize, total: usize) {
         self.0.set_length(total as u64);
         self.0.set_position(done as u64);
     }
 
-    fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.0.finish_and_clear();
     }
 }

@@ -16,7 +16,7 @@ use image::{ImageFormat, RgbImage};
 use rissole::atomic_file::write_atomically;
 use rissole::bundle::Bundle;
 use rissole::bundle::manifest::SamplerKind;
-use rissole::generator::{Generator, Options, Query};
+use rissole::generator::{Generator, Options, Picture, Query};
 use rissole::{Error, Manifest, Result};
 use serde::{Deserialize, Serialize};
 
@@ -115,7 +115,8 @@ pub struct Studio<'a> {
 }
 
 impl Studio<'_> {
-    /// Draws `count` pictures from the seeds that follow `seed`, those apart that `folder` holds already.
+    /// Draws `count` pictures from the seeds that follow `seed`, those apart that `folder` holds already; without
+    /// one, none are kept.
     ///
     /// # Errors
     /// As [`Generator::open`] and [`Generator::generate`]; [`Error::Io`]; [`Error::Interrupted`].
@@ -125,11 +126,9 @@ impl Studio<'_> {
         exclude_self: bool,
         seed: u64,
         count: usize,
-        folder: &Path,
+        folder: Option<&Path>,
     ) -> Result<Vec<RgbImage>> {
         let setting = setting.resolved(&self.bundle.manifest);
-        let folder = folder.join(self.identify(setting, exclude_self)?);
-        std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
         let options = Options {
             sampler: Some(setting.sampler),
             steps: setting.steps,
@@ -137,6 +136,11 @@ impl Studio<'_> {
             exclude_self: Some(exclude_self),
             ..Options::default()
         };
+        let Some(folder) = folder else {
+            return Ok(self.pictures(&options, seed, count)?.into_iter().map(|picture| picture.image).collect());
+        };
+        let folder = folder.join(self.identify(setting, exclude_self)?);
+        std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
         self.each(count, |generator, i| {
             let seed = seed.wrapping_add(i as u64);
             let path = folder.join(format!("{seed}.png"));
@@ -149,6 +153,23 @@ impl Studio<'_> {
             picture.write_to(&mut png, ImageFormat::Png).map_err(|e| Error::Internal(e.to_string()))?;
             write_atomically(&path, |out: &mut dyn Write| out.write_all(png.get_ref()))?;
             Ok(picture)
+        })
+    }
+
+    /// `count` latents (CHW, unscaled, not snapped) as the bundle draws them by default, from the seeds that follow
+    /// `seed`.
+    ///
+    /// # Errors
+    /// As [`Generator::open`] and [`Generator::generate`]; [`Error::Interrupted`].
+    pub fn latents(&self, seed: u64, count: usize) -> Result<Vec<Vec<f32>>> {
+        let drawn = self.pictures(&Options::default(), seed, count)?;
+        Ok(drawn.into_iter().map(|picture| picture.latent).collect())
+    }
+
+    fn pictures(&self, options: &Options, seed: u64, count: usize) -> Result<Vec<Picture>> {
+        self.each(count, |generator, i| {
+            let generator = opened(generator, self.bundle, options)?;
+            generator.generate(seed.wrapping_add(i as u64), &Query::Random, &mut |_| self.check_interrupted())
         })
     }
 

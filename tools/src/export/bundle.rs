@@ -34,6 +34,8 @@ pub struct BundleParts<'a> {
     pub index: &'a Path,
     /// The model card, in Markdown.
     pub card: String,
+    /// The pictures that the card shows: file names and contents. The manifest does not list them.
+    pub pictures: Vec<(String, Vec<u8>)>,
 }
 
 /// Writes the bundle into the folder `dir` and returns its manifest.
@@ -63,6 +65,9 @@ pub fn write_bundle(dir: &Path, parts: BundleParts) -> Result<Manifest> {
     let json = manifest.to_sealed_json()?;
     write_file(&scratch.0, MANIFEST, Source::Bytes(&json))?;
     write_file(&scratch.0, CARD, Source::Bytes(parts.card.as_bytes()))?;
+    for (name, bytes) in &parts.pictures {
+        write_file(&scratch.0, name, Source::Bytes(bytes))?;
+    }
     sync_folder(&scratch.0)?;
     verify(&scratch.0, &json)?;
     place.replace_by(&scratch.0)?;

@@ -55,6 +55,11 @@ pub fn bytes(name: &str, shape: &[usize], values: &[i8]) -> TensorProto {
     tensor(name, DataType::Int8, shape, values.iter().map(|&v| v as u8).collect(), 1)
 }
 
+/// A `u8` constant.
+pub fn unsigned(name: &str, shape: &[usize], values: &[u8]) -> TensorProto {
+    tensor(name, DataType::Uint8, shape, values.to_vec(), 1)
+}
+
 /// A vector of `i64`.
 pub fn integers(name: &str, values: &[i64]) -> TensorProto {
     tensor(name, DataType::Int64, &[values.len()], values.iter().flat_map(|v| v.to_le_bytes()).collect(), 8)

@@ -25,7 +25,7 @@ impl Run {
         let database = self.product(Stage::Encode);
         let index = self.product(Stage::Index);
         let card = self.card(&manifest, None)?;
-        let parts = BundleParts { manifest, networks, database: &database, index: &index, card };
+        let parts = BundleParts { manifest, networks, database: &database, index: &index, card, pictures: vec![] };
         write_bundle(&self.bundle_dir, parts)?;
         log::info!("wrote and verified {}", self.bundle_dir.display());
         Ok(())

@@ -5,7 +5,7 @@ use rissole::{Error, Result};
 
 use super::{INTERRUPTED, Run, Stage};
 use crate::evaluate::kid::Subsets;
-use crate::evaluate::{self, EvaluateArgs};
+use crate::evaluate::{self, EvaluateArgs, SplitArgs};
 use crate::export::bundle::describe_bundle;
 
 /// File name of the sample grid, in the report's folder and in the bundle.
@@ -20,9 +20,11 @@ impl Run {
             &EvaluateArgs {
                 model: self.bundle_dir.clone(),
                 data: self.product(Stage::Prepare),
-                validation: data.validation,
-                split_seed: data.split_seed,
-                hold_out_last: data.hold_out_last,
+                split: SplitArgs {
+                    validation: data.validation,
+                    split_seed: data.split_seed,
+                    hold_out_last: data.hold_out_last,
+                },
                 samples: self.recipe.evaluation.samples,
                 settings: self.recipe.evaluation.samplers.clone(),
                 exclude_self: None,

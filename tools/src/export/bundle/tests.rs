@@ -104,7 +104,7 @@ fn write(folder: &Folder, change: impl FnOnce(&mut BundleParts)) -> Result<Manif
     let networks = [&n.conditioner, &n.denoiser, &n.decoder].map(network).to_vec();
     let (database, index) = (folder.0.join("db"), folder.0.join("index"));
     let card = "# Test".to_owned();
-    let mut parts = BundleParts { manifest, networks, database: &database, index: &index, card };
+    let mut parts = BundleParts { manifest, networks, database: &database, index: &index, card, pictures: vec![] };
     change(&mut parts);
     write_bundle(&folder.0.join("out"), parts)
 }
@@ -157,6 +157,7 @@ fn a_bundle_that_cannot_be_written_leaves_the_old_one() {
     refuse("no database", 5, |p| p.database = Path::new("/nowhere/db"));
     refuse("a path for a name", 2, |p| p.manifest.index = "../blocks.rshn".into());
     refuse("the manifest's name", 2, |p| p.manifest.index = MANIFEST.into());
+    refuse("a picture in the place of a file", 5, |p| p.pictures.push(("denoiser.onnx".into(), vec![])));
     refuse("one name twice", 2, |p| p.manifest.index = "denoiser.onnx".into());
     refuse("a network without a role", 2, |p| p.networks.push(("more.onnx".into(), vec![])));
     refuse("a network left out", 2, |p| drop(p.networks.pop()));
