@@ -137,16 +137,18 @@ fn numbers(value: &Value, path: &str, found: &mut Vec<String>) {
     }
 }
 
+/// The smallest of some graphs in which there are integers.
+fn smallest(graph: fn(u64) -> (NetworkEntry, onnx::Graph)) -> Packed {
+    let weights =
+        |(_, graph): &(_, onnx::Graph)| graph.proto.initializer.iter().map(|w| w.raw_data.len()).sum::<usize>();
+    let is_rounded = |(_, graph): &(_, onnx::Graph)| graph.proto.node.iter().any(|n| n.op_type == "QuantizeLinear");
+    Packed::of((0..40).map(graph).filter(is_rounded).min_by_key(weights).unwrap())
+}
+
 /// Each number of a program with right checksums replaced by others. What is loaded all the same must run, or give a
 /// number that is none, in tiles too; nothing may panic within or take more memory than the network is worth.
 #[test]
 fn a_program_that_lies_is_refused_or_harmless() {
-    let weights =
-        |(_, graph): &(_, onnx::Graph)| graph.proto.initializer.iter().map(|w| w.raw_data.len()).sum::<usize>();
-    let is_rounded = |(_, graph): &(_, onnx::Graph)| graph.proto.node.iter().any(|n| n.op_type == "QuantizeLinear");
-    let smallest = |graph: fn(u64) -> (NetworkEntry, onnx::Graph)| {
-        Packed::of((0..40).map(graph).filter(is_rounded).min_by_key(weights).unwrap())
-    };
     lie_to(&smallest(graphs::random));
     let local = smallest(graphs::local);
     assert_eq!(local.load().unwrap().cut(5), Ok(()), "what is sound");
@@ -191,8 +193,7 @@ fn lie_to(packed: &Packed) {
 #[test]
 #[ignore = "writes fuzz/packed.json and its corpus anew: after a change of format"]
 fn make_the_fuzz_corpus() {
-    let length = |seed: &u64| fs::metadata(Packed::new(*seed).path()).unwrap().len();
-    let packed = Packed::new((0..60).min_by_key(length).unwrap());
+    let packed = smallest(graphs::random);
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
     fs::create_dir_all(fuzz.join("corpus/packed")).unwrap();
     fs::copy(packed.path(), fuzz.join("corpus/packed").join(PACKED)).unwrap();

@@ -17,7 +17,7 @@ use crate::export::proto;
 const OPSETS: std::ops::RangeInclusive<i64> = 13..=22;
 
 /// Largest magnitude of a byte less its zero point, times that of a weight.
-const LARGEST_PRODUCT: usize = 255 * 127;
+const LARGEST_PRODUCT: usize = 255 * 128;
 
 /// Sums stay this many times below the largest `i32`, so that an engine may add up in any order, and in parts.
 const SUM_RESERVE: usize = 4;
