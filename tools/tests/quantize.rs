@@ -13,7 +13,7 @@ use rissole::bundle::manifest::{Coherence, NeighbourSource, NetworkEntry};
 use rissole::{Bundle, Error, Generator, Options, Query, Result};
 use rissole_train::data::Dataset;
 use rissole_train::quantize::gate::Cost;
-use rissole_train::quantize::{self, QuantizeArgs};
+use rissole_train::quantize::{self, QuantizeArgs, Role};
 use tract_onnx::pb::tensor_proto::DataType;
 
 /// As the command line wraps the arguments.
@@ -24,6 +24,28 @@ struct Cli {
 }
 
 const WIDTH: usize = 16;
+
+/// The latent in float, plus condition, timestep and position → of bytes → in float, which eats the margin.
+fn denoiser(entry: &NetworkEntry, margin: usize) -> Graph {
+    let mut graph = Graph::new(6, &entry.inputs, &entry.outputs);
+    let shape = |name: &str| &entry.inputs.iter().find(|input| input.name == name).unwrap().shape;
+    let width = shape("condition")[1];
+    let mut x = graph.conv("latent", [shape("latent")[1], WIDTH], 3, 1, 1);
+    let condition = graph.conv("condition", [width, WIDTH], 1, 0, 1);
+    x = graph.node("Add", &[&x, &condition], vec![]);
+    for (name, scale) in [("timestep", 1e-3), ("position", 1.0)] {
+        let scales = graph.tensor(&[shape(name)[1], WIDTH], &vec![scale; WIDTH * shape(name)[1]]);
+        let vector = graph.node("MatMul", &[name, &scales], vec![]);
+        let vector = graph.reshape(&vector, &[1, WIDTH, 1, 1]);
+        x = graph.node("Add", &[&x, &vector], vec![]);
+    }
+    x = silu(&mut graph, &x);
+    x = conv_of_bytes(&mut graph, &x);
+    x = silu(&mut graph, &x);
+    x = graph.conv(&x, [WIDTH, entry.outputs[0].shape[1]], 2 * margin + 1, 0, 1);
+    graph.output(&x, "prediction");
+    graph
+}
 
 /// Convolutions in float, of bytes, upsampling, of bytes, in float.
 fn decoder(entry: &NetworkEntry) -> Graph {
@@ -65,6 +87,8 @@ fn prepare() -> TempDir {
     let coherence = Coherence { thumbnail: true, margin: 1, position_embedding: true, previous_block: false };
     let mut manifest = common::bundle(&folder, common::manifest(coherence, NeighbourSource::Database)).manifest;
     std::fs::write(folder.join("decoder.onnx"), decoder(&manifest.networks.decoder).bytes()).unwrap();
+    let margin = manifest.coherence.margin;
+    std::fs::write(folder.join("denoiser.onnx"), denoiser(&manifest.networks.denoiser, margin).bytes()).unwrap();
     manifest.quality.insert("Samples".into(), 1.5.into());
     common::list_files(&folder, manifest);
     std::fs::write(folder.join("README.md"), "# tiny\n![Samples](samples.png)\n").unwrap();
@@ -145,6 +169,24 @@ fn with_a_feature_network_the_frechet_distance_is_measured_too() {
     assert!(quality["frechet"].is_f64() && quality["frechet_before"].is_f64());
     // Samples and features are kept: the same again.
     assert_eq!(run(dir.path(), &more).unwrap(), cost);
+}
+
+#[test]
+fn the_denoiser_too_is_quantized_on_request_and_what_costs_most_is_left_in_float() {
+    let dir = prepare();
+    let cost = run(dir.path(), &["--networks", "denoiser,decoder", "--force"]).unwrap();
+    let [decoder, denoiser] = &cost.networks[..] else { panic!("two networks") };
+    assert_eq!((decoder.role, denoiser.role), (Role::Decoder, Role::Denoiser));
+    assert_eq!((denoiser.quantized, denoiser.convolutions, denoiser.calibration), (1, 4, 8));
+    assert!(denoiser.decibels > 25.0 && denoiser.decibels < 70.0, "{}", denoiser.decibels);
+    let card = std::fs::read_to_string(dir.path().join("new/README.md")).unwrap();
+    assert!(card.contains("## Quantized: decoder, denoiser"), "{card}");
+
+    let least = format!("{}", decoder.decibels + 1.0);
+    let less = run(dir.path(), &["--least-snr", &least, "--force"]).unwrap();
+    assert_eq!(less.networks[0].quantized, 1);
+    let error = run(dir.path(), &["--least-snr", "120", "--force"]).unwrap_err();
+    assert!(error.to_string().contains("not one convolution can take bytes"), "{error}");
 }
 
 #[test]

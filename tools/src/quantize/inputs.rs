@@ -1,7 +1,11 @@
 //! What a network is given when pictures are drawn: what its ranges are calibrated on, and its error is measured on.
 
+mod denoiser;
+
 use rissole::store::BlockDatabase;
 use rissole::{BlockGrid, Bundle, Error, LatentShape, Manifest, Result};
+
+use denoiser::Conditions;
 
 use super::Role;
 use crate::backend::Backend;
@@ -60,6 +64,7 @@ impl<'a> Source<'a> {
     pub fn of(&self, role: Role, runs: [usize; 2]) -> Result<[Vec<Inputs>; 2]> {
         let part = |i: usize| match role {
             Role::Decoder => self.decoder(&self.pictures[i], self.seeds[i], runs[i]),
+            Role::Denoiser => Conditions::new(self)?.inputs(&self.pictures[i], self.seeds[i], runs[i]),
         };
         Ok([part(0)?, part(1)?])
     }

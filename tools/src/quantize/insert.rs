@@ -64,7 +64,7 @@ pub fn convolutions(model: &ModelProto) -> usize {
 }
 
 /// Puts the nodes for `places`, each with its range, into `model`, of which [`places`] gave them.
-pub fn insert(model: &mut ModelProto, places: &[(Place, Range)]) {
+pub fn insert(model: &mut ModelProto, places: &[(&Place, Range)]) {
     let Some(graph) = &mut model.graph else { return };
     let mut names = Names::of(graph);
     let mut before: HashMap<usize, [NodeProto; 2]> = HashMap::new();

@@ -29,6 +29,7 @@ use crate::evaluate::measure::Progress;
 use crate::evaluate::samples::Studio;
 use crate::evaluate::{Bar, SplitArgs};
 use crate::export::bundle::{BundleParts, write_bundle};
+use calibrate::{Calibration, Choice, spare};
 use gate::{Cost, Gate, NetworkCost};
 use inputs::{Inputs, Source};
 
@@ -50,6 +51,10 @@ pub struct QuantizeArgs {
     /// Runs of a network by which ranges are chosen
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub calibration: usize,
+    /// Leave convolutions in float, those that cost most first, until the signal-to-noise ratio of the output should be
+    /// so many decibels
+    #[arg(long, value_name = "DB")]
+    pub least_snr: Option<f64>,
     /// Pictures drawn with either bundle to be compared
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub samples: usize,
@@ -78,6 +83,8 @@ pub struct QuantizeArgs {
 pub enum Role {
     /// Latent to picture.
     Decoder,
+    /// Noisy block to prediction.
+    Denoiser,
 }
 
 impl Role {
@@ -85,6 +92,7 @@ impl Role {
     pub fn entry(self, manifest: &Manifest) -> &NetworkEntry {
         match self {
             Self::Decoder => &manifest.networks.decoder,
+            Self::Denoiser => &manifest.networks.denoiser,
         }
     }
 }
@@ -93,6 +101,7 @@ impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Decoder => "decoder",
+            Self::Denoiser => "denoiser",
         })
     }
 }
@@ -115,7 +124,7 @@ pub fn run(args: &QuantizeArgs, interrupted: &AtomicBool) -> Result<Cost> {
 
     let is_interrupted = || interrupted.load(Ordering::Relaxed);
     let quantized = args.networks.iter().collect::<BTreeSet<_>>().into_iter();
-    let quantized = quantized.map(|&role| Quantized::new(role, &source, args.calibration, &bar, &is_interrupted));
+    let quantized = quantized.map(|&role| Quantized::new(role, &source, args, &bar, &is_interrupted));
     let quantized = quantized.collect::<Result<Vec<_>>>()?;
     let file = |network: &Quantized| (network.role.entry(&bundle.manifest).file.clone(), network.onnx.clone());
     let networks: BTreeMap<_, _> = quantized.iter().map(file).collect();
@@ -164,27 +173,40 @@ struct Quantized {
 }
 
 impl Quantized {
-    /// The network `role` of the bundle of `source`, calibrated in about so many `runs`.
-    fn new(role: Role, source: &Source, runs: usize, bar: &Bar, is_interrupted: &dyn Fn() -> bool) -> Result<Self> {
+    /// The network `role` of the bundle of `source`, calibrated as `args` say.
+    fn new(
+        role: Role,
+        source: &Source,
+        args: &QuantizeArgs,
+        bar: &Bar,
+        is_interrupted: &dyn Fn() -> bool,
+    ) -> Result<Self> {
+        let QuantizeArgs { calibration: runs, least_snr, .. } = *args;
         let bundle = source.bundle();
         let entry = role.entry(&bundle.manifest);
         let path = bundle.path_of(&entry.file);
         let file = bundle.bytes(&entry.file)?;
         let model = ModelProto::decode(file.bytes());
         let mut model = model.map_err(|e| Error::file(&path, format!("not an ONNX file: {e}")))?;
-        let cannot = |why| Error::Usage(format!("{}: cannot be quantized: {why}", path.display()));
+        let cannot = |why: String| Error::Usage(format!("{}: cannot be quantized: {why}", path.display()));
         let places = insert::places(&model).map_err(cannot)?;
         bar.show(Progress::Stage(&format!("inputs of the {role}"), runs));
         let [calibration, checks] = source.of(role, [runs, CHECKED.min(runs)])?;
         bar.show(Progress::Stage(&format!("calibration of the {role}"), calibration.len()));
-        let mut step = |runs| {
+        let step = |runs| {
             bar.show(Progress::Pictures(runs));
             !is_interrupted()
         };
-        let ranges = calibrate::ranges(&path, entry, &model, &places, &calibration, &mut step)?;
-        let bytes = places.iter().map(|place| place.convolutions.len()).sum();
+        let mut choices = Calibration::new(&path, entry, &model, &calibration, &step).choose(places)?;
+        for Choice { place, noise, .. } in least_snr.map_or_else(Vec::new, |least| spare(&mut choices, least)) {
+            log::info!("{role}: {} stays in float, {:.1} dB alone", place.value, -10.0 * noise.log10());
+        }
+        if choices.is_empty() {
+            return Err(cannot("not one convolution can take bytes at that signal-to-noise ratio".into()));
+        }
+        let bytes = choices.iter().map(|choice| choice.place.convolutions.len()).sum();
         let convolutions = [insert::convolutions(&model), bytes];
-        insert::insert(&mut model, &places.into_iter().zip(ranges).collect::<Vec<_>>());
+        insert::insert(&mut model, &choices.iter().map(|choice| (&choice.place, choice.range)).collect::<Vec<_>>());
         Ok(Self { role, onnx: model.encode_to_vec(), convolutions, calibration: calibration.len(), checks })
     }
 

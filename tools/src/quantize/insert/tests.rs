@@ -114,8 +114,8 @@ fn one_pair_of_nodes_goes_before_the_first_that_reads_it_and_the_result_stays_ne
     let before = graph();
     let mut after = before.clone();
     let ranges = [Range::new(0.0, 1.0), Range::new(-12.0, 12.0)];
-    let places = places(&before).unwrap().into_iter().zip(ranges).collect::<Vec<_>>();
-    insert(&mut after, &places);
+    let places = places(&before).unwrap();
+    insert(&mut after, &places.iter().zip(ranges).collect::<Vec<_>>());
     let graph = after.graph.as_ref().unwrap();
 
     let inserted: Vec<usize> = (0..graph.node.len()).filter(|&i| graph.node[i].op_type == "QuantizeLinear").collect();
