@@ -20,9 +20,12 @@ pub(crate) enum Isa {
     /// AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// AVX-512F.
+    /// AVX-512F and BW.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// The same and VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
 }
 
 impl Isa {
@@ -36,8 +39,9 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         let more = {
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-            let avx512 = avx2 && is_x86_feature_detected!("avx512f");
-            [avx2.then_some(Self::Avx2), avx512.then_some(Self::Avx512)]
+            let avx512 = avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+            let vnni = avx512 && is_x86_feature_detected!("avx512vnni");
+            [avx2.then_some(Self::Avx2), avx512.then_some(Self::Avx512), vnni.then_some(Self::Avx512Vnni)]
         };
         #[cfg(not(target_arch = "x86_64"))]
         let more: [Option<Self>; 0] = [];
@@ -55,6 +59,9 @@ impl Isa {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => unsafe { avx512(task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => unsafe { avx512_vnni(task) },
         }
     }
 }
@@ -72,8 +79,15 @@ fn avx2<T: Task>(task: T) {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
 #[inline(never)]
 fn avx512<T: Task>(task: T) {
-    task.run::<simd::Avx2>();
+    task.run::<simd::Avx512<false>>();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma")]
+#[inline(never)]
+fn avx512_vnni<T: Task>(task: T) {
+    task.run::<simd::Avx512<true>>();
 }

@@ -55,7 +55,7 @@ fn panels<W: Panels>(
         match isa {
             // As many sums as there are registers for.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => work.tiles::<14>(isa, &mut out),
+            Isa::Avx512 | Isa::Avx512Vnni => work.tiles::<14>(isa, &mut out),
             _ => work.tiles::<6>(isa, &mut out),
         }
     }
