@@ -5,6 +5,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
+use common::graphs::Integers;
 use common::{Random, TempDir, graphs, onnx};
 use rissole::Bundle;
 use rissole::bundle::manifest::{NetworkEntry, TensorEntry};
@@ -78,16 +79,22 @@ fn graphs_of_what_is_exported_give_what_tract_gives() {
 #[test]
 fn convolutions_of_integers_give_what_tract_gives() {
     let dir = TempDir::new();
-    let path = dir.path().join("network.onnx");
-    for seed in 0..40 {
-        let (entry, graph) = graphs::integers(seed);
-        fs::write(&path, graph.bytes()).unwrap();
-        let (ours, tract) = (Network::load(&path, &entry).unwrap(), Network::load_with_tract(&path, &entry).unwrap());
-        assert_eq!(ours.engine(), Engine::Own, "graph {seed}");
-        let mut random = Random(seed);
-        let x = (0..ours.input_lens().next().unwrap()).map(|_| 4.0 * random.symmetric()).collect();
-        let difference = difference(&ours, &tract, &[x]);
-        assert!(difference < 1e-5, "graph {seed}: {difference}");
+    let path = |name: &str| dir.path().join(name);
+    // tract knows `uint8` alone; wider integers it computes by operators on reals.
+    for (ours, tracts) in [(Integers::Of8Bits, Integers::Of8Bits), (Integers::Wide, Integers::WideByFloats)] {
+        for seed in 0..40 {
+            let (entry, graph) = graphs::rounded(seed, ours);
+            fs::write(path("ours.onnx"), graph.bytes()).unwrap();
+            fs::write(path("tracts.onnx"), graphs::rounded(seed, tracts).1.bytes()).unwrap();
+            let ours = Network::load(path("ours.onnx"), &entry).unwrap();
+            let tract = Network::load_with_tract(path("tracts.onnx"), &entry).unwrap();
+            assert_eq!(ours.engine(), Engine::Own, "graph {seed}");
+            assert!(ours.operators().contains_key("integer convolution"), "graph {seed}");
+            let mut random = Random(seed);
+            let x = (0..ours.input_lens().next().unwrap()).map(|_| 4.0 * random.symmetric()).collect();
+            let difference = difference(&ours, &tract, &[x]);
+            assert!(difference < 1e-5, "graph {seed}: {difference}");
+        }
     }
 }
 

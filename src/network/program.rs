@@ -88,7 +88,7 @@ impl Op {
     pub fn name(&self) -> Option<&'static str> {
         Some(match self {
             Self::Input(_) => return None,
-            Self::Conv { conv, .. } if conv.is_of_integers() => "int8 convolution",
+            Self::Conv { conv, .. } if conv.is_of_integers() => "integer convolution",
             Self::Conv { .. } => "convolution",
             Self::GroupNorm { .. } => "group normalisation",
             Self::LayerNorm { .. } => "layer normalisation",

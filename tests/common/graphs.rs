@@ -100,8 +100,19 @@ pub fn skip(side: usize) -> (NetworkEntry, Graph) {
     maker.end(inputs, &x, "image")
 }
 
-/// A graph of the input `x`, rounded to 8 bits: of one convolution with weights of 8 bits.
-pub fn integers(seed: u64) -> (NetworkEntry, Graph) {
+/// How values are rounded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Integers {
+    /// To `uint8`.
+    Of8Bits,
+    /// Within bounds, to `uint16`.
+    Wide,
+    /// In the same way, by operators on reals.
+    WideByFloats,
+}
+
+/// A graph of the input `x`, rounded: of one convolution with weights of 8 bits.
+pub fn rounded(seed: u64, integers: Integers) -> (NetworkEntry, Graph) {
     let mut random = Random(seed);
     let [height, width] = [0; 2].map(|_| 3 + random.below(9));
     let channels = 1 + random.below(60);
@@ -111,7 +122,7 @@ pub fn integers(seed: u64) -> (NetworkEntry, Graph) {
     if seed.is_multiple_of(3) {
         x = maker.twice(&x);
     }
-    x.name = maker.rounded(&x.name);
+    x.name = maker.rounded(&x.name, integers);
     let outputs = 1 + maker.random.below(50);
     let (size, stride) = [(1, 1), (3, 1), (3, 2)][if seed.is_multiple_of(3) { 1 } else { maker.random.below(3) }];
     let weights = maker.weights_of_8_bits(&[outputs, channels, size, size]);
@@ -175,19 +186,32 @@ impl Maker {
         self.graph.tensor(dims, &values)
     }
 
-    /// `x` rounded to 8 bits, and as real numbers again.
-    fn rounded(&mut self, x: &str) -> String {
+    /// `x` rounded to integers, and as real numbers again.
+    fn rounded(&mut self, x: &str, integers: Integers) -> String {
         let (scale, zero) = (0.02 + 0.01 * self.random.symmetric(), self.random.below(256) as u8);
-        let (scale, zero) =
-            (self.graph.tensor(&[], &[scale]), self.graph.initializer(&[], DataType::Uint8, vec![zero]));
-        let integers = self.graph.node("QuantizeLinear", &[x, &scale, &zero], vec![]);
-        self.graph.node("DequantizeLinear", &[&integers, &scale, &zero], vec![])
+        let scale = if integers == Integers::Of8Bits { scale } else { scale / 20.0 };
+        let step = self.graph.tensor(&[], &[scale]);
+        if integers == Integers::Of8Bits {
+            let zero = self.graph.initializer(&[], DataType::Uint8, vec![zero]);
+            let rounded = self.graph.node("QuantizeLinear", &[x, &step, &zero], vec![]);
+            return self.graph.node("DequantizeLinear", &[&rounded, &step, &zero], vec![]);
+        }
+        let [least, most] = [-900.3, 1100.7].map(|bound| self.graph.tensor(&[], &[scale * bound]));
+        let clipped = self.graph.node("Clip", &[x, &least, &most], vec![]);
+        if integers == Integers::Wide {
+            let zero = self.graph.initializer(&[], DataType::Uint16, vec![zero, 16]);
+            let rounded = self.graph.node("QuantizeLinear", &[&clipped, &step, &zero], vec![]);
+            return self.graph.node("DequantizeLinear", &[&rounded, &step, &zero], vec![]);
+        }
+        let steps = self.graph.node("Div", &[&clipped, &step], vec![]);
+        let rounded = self.graph.node("Round", &[&steps], vec![]);
+        self.graph.node("Mul", &[&rounded, &step], vec![])
     }
 
     fn conv(&mut self, x: &Value, channels: usize, size: usize, stride: usize) -> Value {
         let dims = [channels, x.channels, size, size];
         let (name, weights) = match self.random.below(4) {
-            0 => (self.rounded(&x.name), self.weights_of_8_bits(&dims)),
+            0 => (self.rounded(&x.name, Integers::Of8Bits), self.weights_of_8_bits(&dims)),
             _ => (x.name.clone(), self.weights(&dims)),
         };
         self.conv_with(&Value { name, ..x.clone() }, &weights, [channels, size, stride])

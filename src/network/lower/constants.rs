@@ -25,16 +25,20 @@ pub(super) fn floats(tensor: &TensorProto) -> Option<Vec<f32>> {
     (values.len() == len).then_some(values)
 }
 
-/// The value of a `u8` constant of rank 0.
-pub(super) fn byte(tensor: &TensorProto) -> Option<u8> {
-    if tensor.data_type != DataType::Uint8 as i32 || !tensor.dims.is_empty() {
-        return None;
-    }
-    match (&tensor.raw_data[..], &tensor.int32_data[..]) {
-        ([byte], []) => Some(*byte),
-        ([], [value]) => u8::try_from(*value).ok(),
-        _ => None,
-    }
+/// The value of a `u8` or `u16` constant of rank 0, and the greatest of its type.
+pub(super) fn unsigned(tensor: &TensorProto) -> Option<[u16; 2]> {
+    let (bytes, most) = match tensor.data_type {
+        kind if kind == DataType::Uint8 as i32 => (1, u8::MAX.into()),
+        kind if kind == DataType::Uint16 as i32 => (2, u16::MAX),
+        _ => return None,
+    };
+    let value = match (&tensor.raw_data[..], &tensor.int32_data[..]) {
+        (&[low], []) if bytes == 1 => low.into(),
+        (&[low, high], []) if bytes == 2 => u16::from_le_bytes([low, high]),
+        ([], [value]) => u16::try_from(*value).ok()?,
+        _ => return None,
+    };
+    (tensor.dims.is_empty() && value <= most).then_some([value, most])
 }
 
 /// The values of an `i64` constant of rank 1, none of them negative.

@@ -2,7 +2,7 @@
 //!
 //! Each is written once, in portable Rust that vectorises, and compiled once per instruction set ([`Isa`]). All of
 //! them fuse multiply and add and sum in one fixed order, so that every instruction set gives the same bits. A
-//! convolution may also be one of integers of 8 bits ([`Number`](number::Number)), where the network's file says so.
+//! convolution may also be one of integers ([`Number`](number::Number)), where the network's file says so.
 
 mod array;
 mod attention;

@@ -1,4 +1,4 @@
-//! What sums of products are made of: `f32`, or 8-bit integers held in `i16`, whose sums are exact.
+//! What sums of products are made of: `f32`, or integers of `i16`, whose sums are exact.
 
 use bytemuck::Pod;
 

@@ -1,4 +1,4 @@
-//! Activations rounded to 8 bits.
+//! Activations rounded to integers.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,25 +6,35 @@ use super::grid::{Grid, Shape};
 use super::lanes::{LANES, load};
 use crate::isa::{Isa, Simd, Task};
 
-/// How values become integers of 8 bits: `QuantizeLinear` of ONNX to `uint8`, and `zero` taken away again.
+/// How values become integers: `QuantizeLinear` of ONNX, and the zero point taken away again.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(in crate::network) struct Rounding {
     /// What an integer of 1 stands for.
     scale: f32,
-    /// The integer of 0, of 0…255.
-    zero: u8,
+    /// The least and the greatest integer.
+    least: i16,
+    most: i16,
 }
 
+/// Greatest magnitude of an integer: four of them are added up in an `i16`.
+const GREATEST: i16 = i16::MAX / 4;
+
 impl Rounding {
-    /// `None` where `scale` is no positive number.
-    pub fn new(scale: f32, zero: u8) -> Option<Self> {
-        let rounding = Self { scale, zero };
+    /// `None` where `scale` is no positive number, or the integers are too large.
+    pub fn new(scale: f32, [least, most]: [i16; 2]) -> Option<Self> {
+        let rounding = Self { scale, least, most };
         rounding.is_sound().then_some(rounding)
     }
 
     /// Whether values can be rounded so.
     pub fn is_sound(self) -> bool {
-        self.scale.is_normal() && self.scale > 0.0
+        let is_bounded = -GREATEST <= self.least && self.least <= self.most && self.most <= GREATEST;
+        is_bounded && self.scale.is_normal() && self.scale > 0.0
+    }
+
+    /// Greatest magnitude of an integer.
+    pub fn magnitude(self) -> usize {
+        self.least.unsigned_abs().max(self.most.unsigned_abs()).into()
     }
 
     /// What an integer of 1 stands for.
@@ -32,7 +42,7 @@ impl Rounding {
         self.scale
     }
 
-    /// Rounds all of `x`, −255…255, into `out`, whose pixels lie side by side; behind them it has zeros for one more.
+    /// Rounds all of `x` into `out`, whose pixels lie side by side; behind them it has zeros for one more.
     pub(super) fn round(self, isa: Isa, x: Grid, out: &mut [i16]) {
         isa.run(Round { rounding: self, x, out });
     }
@@ -47,10 +57,10 @@ struct Round<'a> {
 impl Task for Round<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Self { rounding: Rounding { scale, zero }, x, out } = self;
+        let Self { rounding: Rounding { scale, least, most }, x, out } = self;
         let Shape { channels, width, .. } = x.view.shape;
         let (pixels, zeros) = out.split_at_mut(x.view.shape.len());
-        let [least, most] = [-f32::from(zero), 255.0 - f32::from(zero)];
+        let [least, most] = [least, most].map(f32::from);
         for (at, out) in pixels.chunks_exact_mut(channels).enumerate() {
             let values = x.pixel(at / width, at % width);
             for (values, out) in values.chunks(LANES).zip(out.chunks_mut(LANES)) {

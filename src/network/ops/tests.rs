@@ -137,13 +137,12 @@ fn check_conv(bits: &mut Bits, case: Case) {
     let rows: Vec<_> = bytes.chunks_exact(row).zip(&scales).map(|(bytes, &scale)| Quantized { bytes, scale }).collect();
     let mut weights =
         if int8 { Weights::quantized(kernel, &rows, &bias) } else { Weights::float(kernel, &values, &bias) };
-    // Some values lie beyond what 8 bits hold.
-    let (scale, zero) = (1.9 / 256.0, 120u8);
-    let is_rounded = multiplied == Multiplied::Integers && weights.round(Rounding::new(scale, zero).unwrap());
+    // Some values lie beyond. Where there are extras, integers are of more than 8 bits.
+    let (scale, [least, most]) = if extras { (1.9 / 4096.0, [-1920, 2175]) } else { (1.9 / 256.0, [-120, 135]) };
+    let is_rounded = multiplied == Multiplied::Integers && weights.round(Rounding::new(scale, [least, most]).unwrap());
     assert_eq!(is_rounded, multiplied == Multiplied::Integers);
     let rounded = |value: f64| {
-        let integer =
-            f64::from(value as f32 / scale).clamp(-f64::from(zero), 255.0 - f64::from(zero)).round_ties_even();
+        let integer = f64::from(value as f32 / scale).clamp(least.into(), most.into()).round_ties_even();
         if is_rounded { integer * f64::from(scale) } else { value }
     };
     let conv = Conv { weights, geometry: Geometry { size, stride, pad: size / 2, upsample }, silu: extras };
@@ -213,7 +212,7 @@ fn convolution_of_integers() {
             }
         }
     }
-    bits.assert_same_everywhere(0x7e1c_d5c7);
+    bits.assert_same_everywhere(0x9c8d_2f31);
 }
 
 #[test]
@@ -222,7 +221,7 @@ fn integers_are_exact() {
     let kernel = Kernel { outputs: 3, inputs: 1827, size: 3 };
     let row = kernel.row().unwrap();
     let bytes = vec![(-128i8).cast_unsigned(); row];
-    let rounding = Rounding::new(1.0, 0).unwrap();
+    let rounding = Rounding::new(1.0, [0, 255]).unwrap();
     let rows = [Quantized { bytes: &bytes, scale: 1.0 }; 3];
     let mut weights = Weights::quantized(kernel, &rows, &[0.0; 3]);
     assert!(weights.round(rounding));
@@ -248,6 +247,9 @@ fn integers_are_exact() {
     let mut weights = Weights::quantized(wide, &[Quantized { bytes: &bytes, scale: 1.0 }; 3], &[0.0; 3]);
     assert!(!weights.round(rounding));
     assert!(!Weights::float(kernel, &vec![0.0; 3 * row], &[0.0; 3]).round(rounding));
+    let new = |scale, bounds| Rounding::new(scale, bounds).is_some();
+    assert!(new(0.5, [-8191, 8191]) && !new(0.5, [-8192, 0]) && !new(0.5, [0, 8192]) && !new(0.5, [1, 0]));
+    assert!(!new(0.0, [0, 255]) && !new(-1.0, [0, 255]) && !new(f32::NAN, [0, 255]) && !new(f32::INFINITY, [0, 255]));
 }
 
 #[test]

@@ -102,9 +102,8 @@ impl Weights {
     /// Whether inputs can be rounded as is said, and no sum of integers overflows: Winograd's come to four times those of
     /// the products.
     pub fn are_sound(&self) -> bool {
-        const MOST: usize = 4 * 255 * 128;
         let Values::Integers(_, rounding) = &self.values else { return true };
-        let most = self.kernel.row().and_then(|row| row.checked_mul(MOST));
+        let most = self.kernel.row().and_then(|row| row.checked_mul(4 * 128 * rounding.magnitude()));
         rounding.is_sound() && most.is_some_and(|most| most <= i32::MAX as usize)
     }
 

@@ -44,8 +44,10 @@ enum Form<'a> {
     Gate(Id),
     /// An activation, twice as high and wide.
     Upsampled(Id),
-    /// An activation, or one twice as high and wide, rounded to 8 bits; the same as real numbers again.
-    Rounded(Map, Rounding),
+    /// An activation, or one twice as high and wide, kept within bounds; rounded, by a scale and a zero point; the same as
+    /// real numbers again.
+    Clipped(Map, [f32; 2]),
+    Rounded(Map, Rounding, [&'a TensorProto; 2]),
     Restored(Map, Rounding),
     /// An activation of one value times rates; its cosines; its sines.
     Angles(Id, &'a TensorProto),
@@ -142,6 +144,7 @@ impl<'a> Recogniser<'a> {
             ("Split", [x, sizes]) => return self.split(x, sizes, node, attributes),
             ("Identity", [x]) => Some(x.clone()),
             ("DequantizeLinear", [values, scales]) => quantized::dequantize(values, scales, &mut attributes),
+            ("Clip", [x, least, most]) => self.clip(x, least, most),
             ("QuantizeLinear", [x, scale, zero]) => self.quantize(x, scale, zero),
             ("DequantizeLinear", [x, scale, zero]) => quantized::restore(x, scale, zero),
             ("Conv", [x, weights, bias]) => self.conv(x, weights, Some(bias), &mut attributes)?,
@@ -191,9 +194,18 @@ impl<'a> Recogniser<'a> {
         }
     }
 
+    fn clip(&self, x: &Value<'a>, least: &Value<'a>, most: &Value<'a>) -> Option<Value<'a>> {
+        let (map, bounds) = (self.map_to_convolve(x)?, quantized::bounds(least, most)?);
+        value(Form::Clipped(map, bounds), &x.dims)
+    }
+
     fn quantize(&self, x: &Value<'a>, scale: &Value<'a>, zero: &Value<'a>) -> Option<Value<'a>> {
-        let (map, rounding) = (self.map_to_convolve(x)?, quantized::rounding(scale, zero)?);
-        Some(Value { form: Form::Rounded(map, rounding), dims: x.dims.clone() })
+        let (map, bounds) = match x.form {
+            Form::Clipped(map, bounds) => (map, bounds),
+            _ => (self.map_to_convolve(x)?, [f32::NEG_INFINITY, f32::INFINITY]),
+        };
+        let (rounding, by) = quantized::rounding(bounds, scale, zero)?;
+        value(Form::Rounded(map, rounding, by), &x.dims)
     }
 
     fn conv(

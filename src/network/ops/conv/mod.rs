@@ -42,7 +42,7 @@ impl Geometry {
     }
 }
 
-/// Convolution: `act(weights ∗ x + bias + vector + residual)`. Where the weights say so, x is rounded to 8 bits first;
+/// Convolution: `act(weights ∗ x + bias + vector + residual)`. Where the weights say so, x is rounded to integers first;
 /// products and sums are then exact.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::network) struct Conv {

@@ -3,8 +3,8 @@
 //!
 //! Input and weights are each turned into 16 matrices, one for each place of a 4×4 tile; their 16 products are turned
 //! back into outputs. Weights of `i8` stay so in memory: turning a panel of them, which is exact, costs little beside
-//! its use. With inputs of 8 bits too all of it is exact: turned inputs are within ±1020, turned weights within ±1152
-//! (and four times what the paper has), and sums that wrap around on the way end where they belong.
+//! its use. With inputs of integers too all of it is exact: turned, inputs are within four times their bounds, weights
+//! within ±1152 (and four times what the paper has), and sums that wrap around on the way end where they belong.
 
 use std::ops::Range;
 
