@@ -116,6 +116,7 @@ fn run(dir: &Path, more: &[&str]) -> Result<Cost> {
     let path = |name: &str| dir.join(name).to_string_lossy().into_owned();
     let usual = [path("bundle"), "--out".into(), path("new"), "--samples".into(), "6".into()];
     let usual = ["quantize".to_owned()].into_iter().chain(usual).chain(["--calibration".into(), "8".into()]);
+    let usual = usual.chain(["--bits".into(), "8".into()].into_iter().filter(|_| !more.contains(&"--bits")));
     let line = usual.chain(more.iter().map(|&word| word.to_owned()));
     quantize::run(&Cli::try_parse_from(line).unwrap().args, &AtomicBool::new(false))
 }
@@ -136,7 +137,7 @@ fn a_bundle_is_quantized_measured_and_written() {
         assert_eq!(hash(&new, name), hash(&old, name), "{name}");
     }
     assert_ne!(hash(&new, "decoder.onnx"), hash(&old, "decoder.onnx"));
-    assert_eq!(new.manifest.provenance["quantization"]["decoder"]["convolutions_of_bytes"], 2);
+    assert_eq!(new.manifest.provenance["quantization"]["decoder"]["quantized_convolutions"], 2);
     assert_eq!(new.manifest.quality["Samples (before quantization)"], 1.5);
     assert!(new.manifest.quality["Quantized: decoder"]["decoder_signal_to_noise_db"].is_f64());
     let card = std::fs::read_to_string(new.dir.join("README.md")).unwrap();
@@ -182,11 +183,15 @@ fn the_denoiser_too_is_quantized_on_request_and_what_costs_most_is_left_in_float
     let card = std::fs::read_to_string(dir.path().join("new/README.md")).unwrap();
     assert!(card.contains("## Quantized: decoder, denoiser"), "{card}");
 
+    let finer = run(dir.path(), &["--bits", "12", "--force"]).unwrap();
+    assert_eq!((finer.networks[0].bits, finer.networks[0].quantized), ([12, 12], 2));
+    assert!(finer.networks[0].decibels > decoder.decibels + 15.0, "{}", finer.networks[0].decibels);
+
     let least = format!("{}", decoder.decibels + 1.0);
     let less = run(dir.path(), &["--least-snr", &least, "--force"]).unwrap();
     assert_eq!(less.networks[0].quantized, 1);
     let error = run(dir.path(), &["--least-snr", "120", "--force"]).unwrap_err();
-    assert!(error.to_string().contains("not one convolution can take bytes"), "{error}");
+    assert!(error.to_string().contains("not one convolution can be quantized"), "{error}");
 }
 
 #[test]

@@ -55,9 +55,13 @@ pub fn bytes(name: &str, shape: &[usize], values: &[i8]) -> TensorProto {
     tensor(name, DataType::Int8, shape, values.iter().map(|&v| v as u8).collect(), 1)
 }
 
-/// A `u8` constant.
-pub fn unsigned(name: &str, shape: &[usize], values: &[u8]) -> TensorProto {
-    tensor(name, DataType::Uint8, shape, values.to_vec(), 1)
+/// A single `u8`, or `u16` where it is wide.
+pub fn unsigned(name: &str, value: u16, is_wide: bool) -> TensorProto {
+    let [low, high] = value.to_le_bytes();
+    match is_wide {
+        true => tensor(name, DataType::Uint16, &[], vec![low, high], 2),
+        false => tensor(name, DataType::Uint8, &[], vec![low], 1),
+    }
 }
 
 /// A vector of `i64`.

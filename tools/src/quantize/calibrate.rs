@@ -1,4 +1,4 @@
-//! Runs a network on real inputs: which values it has where bytes are to be, and what bytes there do to its output.
+//! Runs a network on real inputs: which values it has where they are to be rounded, and what that does to its output.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
 
 use super::inputs::Inputs;
-use super::insert::{Place, insert};
+use super::insert::{Nodes, Place, insert};
 use super::ranges::{Extremes, Range};
 
 /// Runs by which a range is chosen.
@@ -32,7 +32,7 @@ pub struct Choice {
     pub place: Place,
     /// Its range.
     pub range: Range,
-    /// Mean square of what becomes of the network's output over that of the output, were this value alone in bytes.
+    /// Mean square of what becomes of the network's output over that of the output, were this value alone rounded.
     pub noise: f64,
 }
 
@@ -61,9 +61,10 @@ impl<'a> Calibration<'a> {
         let mut choices = vec![];
         for (place, extremes) in places.into_iter().zip(extremes) {
             let mut best: Option<Choice> = None;
-            for range in extremes.ranges() {
+            for range in extremes.ranges(place.bits) {
                 let mut model = self.model.clone();
-                insert(&mut model, &[(&place, range)]);
+                // tract has no `uint16`.
+                insert(&mut model, &[(&place, range)], Nodes::OnReals);
                 let noise = noise(&expected, &self.outputs(&model, tried)?);
                 if best.as_ref().is_some_and(|best| noise >= best.noise) {
                     break;
@@ -168,8 +169,8 @@ mod tests {
     #[test]
     fn the_worst_are_spared_until_the_rest_is_good_enough() {
         let choice = |name: &str, noise| Choice {
-            place: Place { value: name.into(), convolutions: vec![] },
-            range: Range::new(0.0, 1.0),
+            place: Place { value: name.into(), bits: 8, convolutions: vec![] },
+            range: Range::new(0.0, 1.0, 8),
             noise,
         };
         let names = |choices: &[Choice]| choices.iter().map(|c| c.place.value.clone()).collect::<Vec<_>>().join(" ");

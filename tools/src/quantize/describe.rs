@@ -18,10 +18,11 @@ pub(super) fn manifest(manifest: Manifest, cost: &Cost) -> Manifest {
         _ => Map::new(),
     };
     let done = cost.networks.iter().map(|network| {
-        let NetworkCost { role, quantized, convolutions, calibration, .. } = network;
+        let NetworkCost { role, bits, quantized, convolutions, calibration, .. } = network;
         let done = json!({
             "convolutions": convolutions,
-            "convolutions_of_bytes": quantized,
+            "quantized_convolutions": quantized,
+            "bits": bits,
             "calibration_runs": calibration,
             "trainer": concat!("rissole-train ", env!("CARGO_PKG_VERSION")),
         });
@@ -76,10 +77,12 @@ pub(super) fn card(old: &Bundle, cost: &Cost) -> Result<String> {
 fn section(cost: &Cost) -> String {
     let mut text = format!("\n## Quantized: {}\n", roles(cost));
     text.push_str("What is shown and measured above is the bundle before.\n\n");
-    for NetworkCost { role, quantized, convolutions, calibration, checked, decibels } in &cost.networks {
+    for network in &cost.networks {
+        let NetworkCost { role, quantized, convolutions, calibration, checked, decibels, .. } = network;
+        let bits = network.shown_bits();
         let _ = writeln!(
             text,
-            "In the {role}, {quantized} of {convolutions} convolutions take bytes (`QuantizeLinear`, \
+            "In the {role}, {quantized} of {convolutions} convolutions take values of {bits} (`QuantizeLinear`, \
              `DequantizeLinear`), their ranges calibrated in {calibration} runs. Signal-to-noise ratio of its output \
              against the one before, in {checked} other runs: {decibels:.1} dB.\n"
         );

@@ -24,7 +24,9 @@ pub const LIMIT: f64 = 0.03;
 pub struct NetworkCost {
     /// Which network.
     pub role: Role,
-    /// Convolutions that take bytes.
+    /// Bits of the rounded values, from the fewest to the most.
+    pub bits: [u32; 2],
+    /// Convolutions that take such values.
     pub quantized: usize,
     /// All its convolutions.
     pub convolutions: usize,
@@ -34,6 +36,16 @@ pub struct NetworkCost {
     pub checked: usize,
     /// Mean square of the output before over that of the error, in decibels.
     pub decibels: f64,
+}
+
+impl NetworkCost {
+    /// The bits in words.
+    pub fn shown_bits(&self) -> String {
+        match self.bits {
+            [least, most] if least == most => format!("{most} bits"),
+            [least, most] => format!("{least} to {most} bits"),
+        }
+    }
 }
 
 /// Mean square of the output of `before` over that of the difference of `after`, in decibels, over the runs on
@@ -111,9 +123,11 @@ impl Cost {
 
     /// Tells it all.
     pub(super) fn log(&self) {
-        for NetworkCost { role, quantized, convolutions, checked, decibels, .. } in &self.networks {
+        for network in &self.networks {
+            let (NetworkCost { role, quantized, convolutions, checked, decibels, .. }, bits) =
+                (network, network.shown_bits());
             log::info!(
-                "{role}: {quantized} of {convolutions} convolutions take bytes; signal-to-noise ratio {decibels:.1} dB \
+                "{role}: {quantized} of {convolutions} convolutions take values of {bits}; signal-to-noise ratio {decibels:.1} dB \
                  in {checked} runs"
             );
         }

@@ -1,7 +1,7 @@
-//! Post-training quantization: a bundle whose networks take bytes in most of their convolutions, from one in which
-//! weights alone are bytes.
+//! Post-training quantization: a bundle whose networks multiply integers in most of their convolutions, from one in which
+//! weights alone are integers.
 //!
-//! In standard ONNX (`QuantizeLinear`, `DequantizeLinear`), so any engine runs the file: one that computes with bytes
+//! In standard ONNX (`QuantizeLinear`, `DequantizeLinear`), which other engines run too: one that computes with integers
 //! faster, one that does not as before. The ranges are calibrated on what the network is given when pictures are
 //! drawn. What it costs is measured, with both bundles, and too much refused.
 
@@ -73,9 +73,18 @@ pub struct QuantizeArgs {
     /// Folder in which samples and features are kept, so that a run goes on where one before it was interrupted
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
+    /// Bits of what convolutions take; more than 8 cost rissole's runtime nothing. Where a convolution is so large that its sums
+    /// might overflow, it takes fewer
+    #[arg(long, value_name = "N", default_value_t = *insert::BITS.end(), value_parser = bits())]
+    pub bits: u32,
     /// Write the bundle whatever it costs in quality
     #[arg(long)]
     pub force: bool,
+}
+
+fn bits() -> clap::builder::RangedI64ValueParser<u32> {
+    let [least, most] = [insert::BITS.start(), insert::BITS.end()].map(|bits| i64::from(*bits));
+    clap::value_parser!(u32).range(least..=most)
 }
 
 /// A network that can be quantized.
@@ -164,7 +173,9 @@ fn check(args: &QuantizeArgs) -> Result<()> {
 struct Quantized {
     role: Role,
     onnx: Vec<u8>,
-    /// Its convolutions, and those of them that take bytes.
+    /// Bits of the rounded values, from the fewest to the most.
+    bits: [u32; 2],
+    /// Its convolutions, and those of them that take rounded values.
     convolutions: [usize; 2],
     /// Runs that it was calibrated on.
     calibration: usize,
@@ -181,7 +192,7 @@ impl Quantized {
         bar: &Bar,
         is_interrupted: &dyn Fn() -> bool,
     ) -> Result<Self> {
-        let QuantizeArgs { calibration: runs, least_snr, .. } = *args;
+        let QuantizeArgs { calibration: runs, least_snr, bits, .. } = *args;
         let bundle = source.bundle();
         let entry = role.entry(&bundle.manifest);
         let path = bundle.path_of(&entry.file);
@@ -189,7 +200,7 @@ impl Quantized {
         let model = ModelProto::decode(file.bytes());
         let mut model = model.map_err(|e| Error::file(&path, format!("not an ONNX file: {e}")))?;
         let cannot = |why: String| Error::Usage(format!("{}: cannot be quantized: {why}", path.display()));
-        let places = insert::places(&model).map_err(cannot)?;
+        let places = insert::places(&model, bits).map_err(cannot)?;
         bar.show(Progress::Stage(&format!("inputs of the {role}"), runs));
         let [calibration, checks] = source.of(role, [runs, CHECKED.min(runs)])?;
         bar.show(Progress::Stage(&format!("calibration of the {role}"), calibration.len()));
@@ -202,12 +213,15 @@ impl Quantized {
             log::info!("{role}: {} stays in float, {:.1} dB alone", place.value, -10.0 * noise.log10());
         }
         if choices.is_empty() {
-            return Err(cannot("not one convolution can take bytes at that signal-to-noise ratio".into()));
+            return Err(cannot("not one convolution can be quantized at that signal-to-noise ratio".into()));
         }
-        let bytes = choices.iter().map(|choice| choice.place.convolutions.len()).sum();
-        let convolutions = [insert::convolutions(&model), bytes];
-        insert::insert(&mut model, &choices.iter().map(|choice| (&choice.place, choice.range)).collect::<Vec<_>>());
-        Ok(Self { role, onnx: model.encode_to_vec(), convolutions, calibration: calibration.len(), checks })
+        let quantized = choices.iter().map(|choice| choice.place.convolutions.len()).sum();
+        let convolutions = [insert::convolutions(&model), quantized];
+        let all_bits = || choices.iter().map(|choice| choice.place.bits);
+        let bits = [all_bits().min().unwrap_or(bits), all_bits().max().unwrap_or(bits)];
+        let ranges: Vec<_> = choices.iter().map(|choice| (&choice.place, choice.range)).collect();
+        insert::insert(&mut model, &ranges, insert::Nodes::Standard);
+        Ok(Self { role, onnx: model.encode_to_vec(), bits, convolutions, calibration: calibration.len(), checks })
     }
 
     /// What it costs the network, from that of `old` to that of `new`.
@@ -215,6 +229,7 @@ impl Quantized {
         let open = |bundle: &Bundle| Network::open(bundle, self.role.entry(&bundle.manifest));
         Ok(NetworkCost {
             role: self.role,
+            bits: self.bits,
             convolutions: self.convolutions[0],
             quantized: self.convolutions[1],
             calibration: self.calibration,
