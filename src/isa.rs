@@ -91,3 +91,29 @@ fn avx512<T: Task>(task: T) {
 fn avx512_vnni<T: Task>(task: T) {
     task.run::<simd::Avx512<true>>();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Count<'a>(&'a mut usize);
+
+    impl Task for Count<'_> {
+        #[inline(always)]
+        fn run<S: Simd>(self) {
+            *self.0 += 1;
+        }
+    }
+
+    /// `--nocapture` shows which they are: those that the tests of the operators compare.
+    #[test]
+    fn all_that_this_cpu_has_run() {
+        let mut count = 0;
+        for isa in Isa::all() {
+            isa.run(Count(&mut count));
+            println!("runs with {isa:?}");
+        }
+        assert_eq!(count, Isa::all().count());
+        assert_eq!(Isa::all().last(), Some(Isa::best()));
+    }
+}
