@@ -67,7 +67,7 @@ enum Command {
     },
     /// Measure a bundle: Fréchet distance, KID, seam ratio, copy distance, sample grid, report.
     Evaluate(Box<EvaluateArgs>),
-    /// Make a bundle whose networks take bytes from one of int8 weights: calibrate, measure what it costs, write.
+    /// Make a bundle whose networks multiply integers from one of int8 weights: calibrate, measure what it costs, write.
     Quantize(Box<QuantizeArgs>),
     /// Time a training step of the block U-Net; prints JSON.
     BenchStep(BenchArgs),
