@@ -2,15 +2,16 @@
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
+mod pictures;
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use common::{IMAGES, TempDir};
+use pictures::HELD_OUT;
 use rissole::Error;
 use rissole::bundle::manifest::{Coherence, NeighbourSource};
-use rissole_train::data::Dataset;
 use rissole_train::evaluate::{self, EvaluateArgs};
 use serde_json::Value;
 
@@ -19,24 +20,6 @@ use serde_json::Value;
 struct Cli {
     #[command(flatten)]
     args: EvaluateArgs,
-}
-
-const HELD_OUT: usize = 5;
-
-/// Random pictures: as many to train on as the tiny bundle's database holds, and some held out.
-fn write_pictures(path: &Path) {
-    let mut random = common::Random(3);
-    let (width, height, count) = (30, 16, IMAGES + HELD_OUT);
-    let dataset = Dataset {
-        width,
-        height,
-        pixels: (0..width * height * 3 * count).map(|_| random.below(256) as u8).collect(),
-        names: (0..count).map(|i| format!("{i}.png")).collect(),
-        classes: vec![0; count],
-        class_names: vec![".".into()],
-        skipped: vec![],
-    };
-    dataset.save(path).unwrap();
 }
 
 /// The usual arguments, those in `more` taking the place of the usual ones of the same name.
@@ -59,7 +42,7 @@ fn prepare() -> TempDir {
     let coherence = Coherence { thumbnail: true, margin: 1, position_embedding: true, previous_block: false };
     std::fs::create_dir(dir.path().join("bundle")).unwrap();
     common::bundle(&dir.path().join("bundle"), common::manifest(coherence, NeighbourSource::Database));
-    write_pictures(&dir.path().join("pictures.bin"));
+    pictures::write(&dir.path().join("pictures.bin"));
     dir
 }
 

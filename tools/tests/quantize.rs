@@ -2,16 +2,16 @@
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
+mod pictures;
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use common::onnx::{Graph, int, ints, text};
-use common::{IMAGES, Random, TempDir};
+use common::{Random, TempDir};
 use rissole::bundle::manifest::{Coherence, NeighbourSource, NetworkEntry};
 use rissole::{Bundle, Error, Generator, Options, Query, Result};
-use rissole_train::data::Dataset;
 use rissole_train::quantize::gate::Cost;
 use rissole_train::quantize::{self, QuantizeArgs, Role};
 use tract_onnx::pb::tensor_proto::DataType;
@@ -93,23 +93,8 @@ fn prepare() -> TempDir {
     common::list_files(&folder, manifest);
     std::fs::write(folder.join("README.md"), "# tiny\n![Samples](samples.png)\n").unwrap();
     std::fs::write(folder.join("samples.png"), "a picture").unwrap();
-    write_pictures(&dir.path().join("pictures.bin"));
+    pictures::write(&dir.path().join("pictures.bin"));
     dir
-}
-
-fn write_pictures(path: &Path) {
-    let mut random = Random(3);
-    let (width, height, count) = (30, 16, IMAGES + 5);
-    let dataset = Dataset {
-        width,
-        height,
-        pixels: (0..width * height * 3 * count).map(|_| random.below(256) as u8).collect(),
-        names: (0..count).map(|i| format!("{i}.png")).collect(),
-        classes: vec![0; count],
-        class_names: vec![".".into()],
-        skipped: vec![],
-    };
-    dataset.save(path).unwrap();
 }
 
 fn run(dir: &Path, more: &[&str]) -> Result<Cost> {

@@ -24,12 +24,6 @@ impl Range {
         Self { scale, zero: (-low / scale).round_ties_even().clamp(0.0, steps) as u16, most }
     }
 
-    /// The level of `x`.
-    pub fn quantize(self, x: f32) -> u16 {
-        // Whole numbers so small are exact in f32, and a cast clips.
-        (((x / self.scale).round_ties_even() + f32::from(self.zero)) as u16).min(self.most)
-    }
-
     /// The value of a level.
     pub fn dequantize(self, level: u16) -> f32 {
         self.scale * (f32::from(level) - f32::from(self.zero))
@@ -78,6 +72,14 @@ impl Extremes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Range {
+        /// The level of `x`, as ONNX says.
+        fn quantize(self, x: f32) -> u16 {
+            // Whole numbers so small are exact in f32, and a cast clips.
+            (((x / self.scale).round_ties_even() + f32::from(self.zero)) as u16).min(self.most)
+        }
+    }
 
     #[test]
     fn halves_go_to_even_zero_is_exact_and_ends_are_clipped() {
