@@ -2,7 +2,8 @@
 //! heap that it takes: `cargo bench --bench network`. The bundle is `models/avatars64`, or the folder in
 //! `RISSOLE_MODEL`. With `-- --json`, one JSON object a line; with `-- --only FILE`, that network of the bundle alone, not
 //! in tiles; with `-- --once FILE ours|tract`, that network loaded and run twice: time to the end of the first run, memory
-//! and the output, as JSON.
+//! and the output, as JSON; with `-- --threads N`, each network by 1 thread and by more, up to N: best and median of the time
+//! of day, in turn.
 //!
 //! All run in turn, on one thread, a batch of runs at a time; printed are medians of the batches' processor time for
 //! one run, which other programs disturb less than the time of day.
@@ -13,6 +14,7 @@ use std::time::Instant;
 use rissole::budget::{self, CountingAllocator};
 use rissole::bundle::manifest::NetworkEntry;
 use rissole::network::{Engine, Network};
+use rissole::threads::Threads;
 use rissole::{Bundle, Error, Result};
 use serde_json::json;
 
@@ -37,6 +39,11 @@ fn main() -> Result<()> {
     };
     if let Some(words) = after("--once") {
         return once(&bundle, named(words)?, words.get(1).is_some_and(|engine| engine == "tract"));
+    }
+    if let Some(words) = after("--threads") {
+        let most = words.first().and_then(|word| word.parse().ok());
+        let most = most.ok_or_else(|| Error::Usage("how many threads?".into()))?;
+        return entries.iter().try_for_each(|entry| by_threads(&bundle, entry, most));
     }
     let is_json = after("--json").is_some();
     if !is_json {
@@ -112,6 +119,38 @@ fn status_kib(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|line| line.trim().trim_end_matches("kB").trim_end().parse().ok()).unwrap_or(0)
+}
+
+/// A network's run shared by 1…`most` threads.
+fn by_threads(bundle: &Bundle, entry: &NetworkEntry, most: usize) -> Result<()> {
+    let network = Network::open(bundle, entry)?;
+    let inputs: Vec<Vec<f32>> = network.input_lens().map(values).collect();
+    let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+    let mut out = vec![0.0; network.output_len()];
+    let start = |count| Threads::start(count).map_err(|error| Error::Usage(error.to_string()));
+    let teams = (1..=most).map(start).collect::<Result<Vec<_>>>()?;
+    let mut times = vec![vec![]; teams.len()];
+    for _ in 0..BATCHES * 10 {
+        for (threads, times) in teams.iter().zip(&mut times) {
+            // The first wakes them, and finds the caches cold.
+            network.run_by(threads, black_box(&inputs), black_box(&mut out))?;
+            let started = Instant::now();
+            (0..5).try_for_each(|_| network.run_by(threads, black_box(&inputs), black_box(&mut out)))?;
+            times.push(started.elapsed().as_secs_f64() * 1e3 / 5.0);
+        }
+    }
+    let figures: Vec<(f64, f64)> = times.into_iter().map(|times| (best(&times), median(times))).collect();
+    let (best_alone, median_alone) = figures[0];
+    println!("{}", entry.file);
+    for (i, (best, median)) in figures.into_iter().enumerate() {
+        let gains = (best_alone / best, median_alone / median);
+        println!("{:>4} threads: best {best:.3} ms, {:.2}×; median {median:.3} ms, {:.2}×", i + 1, gains.0, gains.1);
+    }
+    Ok(())
+}
+
+fn best(times: &[f64]) -> f64 {
+    times.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
 /// Smallest tiles, in pixels.

@@ -277,8 +277,9 @@ typedef struct rissole_options {
      */
     uint32_t struct_size;
     /**
-     * Blocks drawn at once, each on a thread of its own with a stack of 1 MiB, which the budget counts; 0 or 1: on the
-     * caller's thread. The pixels do not depend on it.
+     * Threads that draw: the caller's and, while a call draws or decodes, others with stacks of 1 MiB, which the budget
+     * counts; 0 or 1: the caller's alone. Each draws a block of its own; a block that is alone, as the thumbnail is, they
+     * draw together, and they decode together. The pixels do not depend on it.
      */
     uint32_t threads;
     /**

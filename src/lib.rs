@@ -17,6 +17,7 @@ pub mod network;
 mod paged_file;
 pub mod picture;
 pub mod store;
+pub mod threads;
 
 pub use bundle::{Bundle, Manifest};
 pub use error::{Error, Result};

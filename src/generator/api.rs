@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::codec::Decoder;
 use crate::bundle::manifest::{SamplerKind, is_unguided};
 use crate::error::Result;
+use crate::threads::Threads;
 
 /// How to sample; `None` means what the bundle's manifest says.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,7 +22,8 @@ pub struct Options {
     /// 2207.12598, there w = g − 1). 1 is off, and asks once; all else takes twice as long, and a bundle that was trained
     /// for it.
     pub guidance: Option<f32>,
-    /// Blocks evaluated at once, at least 1. The pixels do not depend on it.
+    /// Threads that draw, at least 1: each a block of its own, and one block together where it is alone, as the thumbnail is;
+    /// they decode together. The pixels do not depend on it. What tract runs is not shared.
     pub threads: usize,
     /// Bytes the program may allocate, heap and worker stacks: what it holds when the generator is opened, and what the
     /// generator takes. Another that draws meanwhile is not foreseen. Kept only where
@@ -113,7 +115,7 @@ impl Preview<'_> {
     /// # Errors
     /// As [`Generator::decode`](super::Generator::decode).
     pub fn picture(&self) -> Result<Option<RgbImage>> {
-        self.decoder.as_ref().map(|decoder| decoder.decode(self.latent)).transpose()
+        self.decoder.as_ref().map(|decoder| decoder.decode(self.latent, &Threads::alone())).transpose()
     }
 }
 
@@ -148,7 +150,7 @@ pub struct Report {
     /// Guidance over retrieval; 1: none.
     #[serde(skip_serializing_if = "is_unguided")]
     pub guidance: f32,
-    /// Blocks evaluated at once.
+    /// Threads that drew.
     pub threads: usize,
     /// Time of each stage.
     pub times: StageTimes,

@@ -1,11 +1,13 @@
-//! Between pictures and latents: the decoder, the encoder, and snapping to the codebook.
+//! Between pictures and latents: the decoder and the encoder, with snapping to the codebook.
 
 use image::RgbImage;
 
+use super::snap::snap;
 use crate::bundle::manifest::ImageSize;
 use crate::error::{Error, Result};
 use crate::latent::LatentShape;
 use crate::network::{Network, Window};
+use crate::threads::Threads;
 
 /// Turns latents into pictures.
 #[derive(Debug, Clone, Copy)]
@@ -18,8 +20,8 @@ pub(super) struct Decoder<'a> {
 }
 
 impl Decoder<'_> {
-    /// The picture of `latent` (CHW, unscaled).
-    pub fn decode(&self, latent: &[f32]) -> Result<RgbImage> {
+    /// The picture of `latent` (CHW, unscaled), by `threads`.
+    pub fn decode(&self, latent: &[f32], threads: &Threads) -> Result<RgbImage> {
         if latent.len() != self.shape.len() {
             let (found, wanted) = (latent.len(), self.shape.len());
             return Err(Error::Usage(format!("a latent of {found} values, the bundle's has {wanted}")));
@@ -30,9 +32,9 @@ impl Decoder<'_> {
             Some(codebook) => {
                 let mut latent = latent.to_vec();
                 snap(&mut latent, self.shape, codebook);
-                self.network.run_tiles(&latent, &mut put)?;
+                self.network.run_tiles_by(threads, &latent, &mut put)?;
             }
-            None => self.network.run_tiles(latent, &mut put)?,
+            None => self.network.run_tiles_by(threads, latent, &mut put)?,
         }
         Ok(picture)
     }
@@ -55,23 +57,6 @@ pub(super) fn encode(
     network.run(&[&to_planes(image)], &mut latent)?;
     snap(&mut latent, shape, codebook);
     Ok(latent)
-}
-
-/// Replaces every cell of `latent` (CHW) by the nearest entry of `codebook` (K×C); of equals, the first. An empty one
-/// changes nothing.
-pub(super) fn snap(latent: &mut [f32], shape: LatentShape, codebook: &[f32]) {
-    let (cells, channels) = (shape.cells(), shape.channels);
-    let mut values = vec![0.0; channels];
-    for cell in 0..cells {
-        for (c, value) in values.iter_mut().enumerate() {
-            *value = latent[c * cells + cell];
-        }
-        let distance = |entry: &[f32]| values.iter().zip(entry).map(|(a, b)| (a - b) * (a - b)).sum::<f32>();
-        let nearest = codebook.chunks_exact(channels).min_by(|a, b| distance(a).total_cmp(&distance(b)));
-        for (c, &value) in nearest.into_iter().flatten().enumerate() {
-            latent[c * cells + cell] = value;
-        }
-    }
 }
 
 /// Planes R, G, B in −1…1 of an image.
@@ -131,14 +116,5 @@ mod tests {
     fn values_out_of_range_are_clipped() {
         let image = of_planes(&[-3.0, 0.0, 7.0], ImageSize { width: 1, height: 1 });
         assert_eq!(image.as_raw(), &[0, 128, 255]);
-    }
-
-    #[test]
-    fn cells_snap_to_the_nearest_entry() {
-        let shape = LatentShape { channels: 2, height: 1, width: 3 };
-        let codebook = [0.0, 0.0, 1.0, 1.0, 0.0, 2.0];
-        let mut latent = [0.1, 0.9, 0.2, /* second channel */ 0.3, 0.8, 1.6];
-        snap(&mut latent, shape, &codebook);
-        assert_eq!(latent, [0.0, 1.0, 0.0, 0.0, 1.0, 2.0]);
     }
 }

@@ -1,15 +1,15 @@
 //! One position while it is denoised, and doing several at once.
 
-use std::thread;
+use std::sync::{Mutex, PoisonError};
 
 use super::canvas::Canvas;
 use super::condition::Guide;
-use super::networks::WORKER_STACK;
 use crate::bundle::manifest::is_unguided;
 use crate::diffusion::{Noise, Sampler, SamplerState, Stream};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::latent::BlockGrid;
 use crate::network::Network;
+use crate::threads::Threads;
 
 /// One position at work.
 #[derive(Debug)]
@@ -82,29 +82,35 @@ impl Drawing {
         canvas.write(self.position, &self.values);
     }
 
-    /// Runs the conditioner.
-    pub fn condition(&mut self, guide: &Guide, conditioner: &Network, canvas: &Canvas) -> Result<()> {
+    /// Runs the conditioner by `threads`.
+    pub fn condition(
+        &mut self,
+        guide: &Guide,
+        conditioner: &Network,
+        threads: &Threads,
+        canvas: &Canvas,
+    ) -> Result<()> {
         let mut inputs = guide.inputs(self.position, &self.cells, canvas)?;
-        run(conditioner, &inputs, &mut self.condition)?;
+        run(conditioner, &inputs, &mut self.condition, threads)?;
         if let Some(unguided) = &mut self.unguided {
             Guide::forget_neighbours(&mut inputs);
-            run(conditioner, &inputs, &mut unguided.condition)?;
+            run(conditioner, &inputs, &mut unguided.condition, threads)?;
         }
         Ok(())
     }
 
-    /// Runs the denoiser on the canvas as it stands.
-    pub fn predict(&mut self, denoiser: &Network, timestep: usize, canvas: &Canvas) -> Result<()> {
+    /// Runs the denoiser on the canvas as it stands, by `threads`.
+    pub fn predict(&mut self, denoiser: &Network, threads: &Threads, timestep: usize, canvas: &Canvas) -> Result<()> {
         canvas.gather(self.position, &self.cells, &mut self.window);
         let timestep = [timestep as f32];
         let mut inputs: Vec<&[f32]> = vec![&self.window, &timestep];
         inputs.extend(self.one_hot.as_deref());
         inputs.push(&self.condition);
-        denoiser.run(&inputs, &mut self.prediction)?;
+        denoiser.run_by(threads, &inputs, &mut self.prediction)?;
         if let Some(Unguided { guidance, condition, prediction }) = &mut self.unguided {
             inputs.pop();
             inputs.push(&*condition);
-            denoiser.run(&inputs, prediction)?;
+            denoiser.run_by(threads, &inputs, prediction)?;
             let both = self.prediction.iter_mut().zip(prediction.iter());
             both.for_each(|(with, without)| *with = without + *guidance * (*with - without));
         }
@@ -122,36 +128,35 @@ impl Drawing {
     }
 }
 
-fn run(network: &Network, inputs: &[Vec<f32>], out: &mut [f32]) -> Result<()> {
+fn run(network: &Network, inputs: &[Vec<f32>], out: &mut [f32], threads: &Threads) -> Result<()> {
     let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
-    network.run(&inputs, out)
+    network.run_by(threads, &inputs, out)
 }
 
-/// Does `work` on every drawing, on up to `threads` threads. Each drawing depends on itself alone, so the
-/// result does not depend on `threads`.
+/// Does `work` on every drawing: on several at once, each by one of `threads`; on one alone by all of them. Each drawing
+/// depends on itself alone, so the result does not depend on `threads`.
 ///
 /// # Errors
-/// The first error in order; [`Error::Usage`] where the system gives no more threads.
+/// The first error in order.
 pub(super) fn each(
     drawings: &mut [Drawing],
-    threads: usize,
-    work: impl Fn(&mut Drawing) -> Result<()> + Sync,
+    threads: &Threads,
+    work: impl Fn(&mut Drawing, &Threads) -> Result<()> + Sync,
 ) -> Result<()> {
-    if threads.min(drawings.len()) <= 1 {
-        return drawings.iter_mut().try_for_each(work);
+    if let [drawing] = drawings {
+        return work(drawing, threads);
     }
-    let share = drawings.len().div_ceil(threads);
-    let work = &work;
-    thread::scope(|scope| {
-        let workers = drawings.chunks_mut(share).map(|drawings| {
-            let work = move || drawings.iter_mut().try_for_each(work);
-            thread::Builder::new().stack_size(WORKER_STACK).spawn_scoped(scope, work)
-        });
-        // Start all before waiting for the first.
-        let workers: Vec<_> = workers.collect();
-        workers.into_iter().try_for_each(|worker| {
-            let worker = worker.map_err(|e| Error::Usage(format!("cannot start {threads} threads: {e}")))?;
-            worker.join().unwrap_or_else(|panic| Err(Error::panic(panic.as_ref())))
-        })
-    })
+    let failed = Mutex::new(None);
+    threads.each(drawings.iter_mut().enumerate(), |(i, drawing)| {
+        if let Err(error) = work(drawing, &Threads::alone()) {
+            let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+            if failed.as_ref().is_none_or(|(first, _)| i < *first) {
+                *failed = Some((i, error));
+            }
+        }
+    });
+    match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some((_, error)) => Err(error),
+        None => Ok(()),
+    }
 }

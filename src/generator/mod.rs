@@ -2,7 +2,8 @@
 //!
 //! The pseudo-query's neighbours are looked up once. Then the positions are drawn in groups: the thumbnail
 //! first, where there is one; then the blocks, all together where they see each other (a margin), else on
-//! their own, as many at once as there are threads. All blocks of a group advance step by step.
+//! their own, as many at once as there are threads. All blocks of a group advance step by step. A group of one is drawn by
+//! all threads together.
 
 mod api;
 mod canvas;
@@ -12,6 +13,7 @@ mod drawing;
 mod networks;
 mod plan;
 mod settings;
+mod snap;
 
 use std::borrow::Borrow;
 use std::time::Instant;
@@ -29,6 +31,7 @@ use crate::error::{Error, Result};
 use crate::index::{FrozenIndex, SearchScratch};
 use crate::latent::BlockGrid;
 use crate::store::BlockDatabase;
+use crate::threads::Threads;
 use canvas::Canvas;
 use codec::Decoder;
 use condition::{Guide, Neighbours};
@@ -68,7 +71,7 @@ impl Opened {
     fn open(bundle: &Bundle, options: &Options) -> Result<Self> {
         let manifest = bundle.manifest.clone();
         let grid = manifest.block_grid()?;
-        let settings = Settings::new(options, &manifest)?;
+        let settings = Settings::new(options, &manifest, &grid)?;
         let diffusion = manifest.diffusion;
         let schedule = Schedule::new(diffusion.schedule, diffusion.timesteps)?;
         let sampler = Sampler::new(&schedule, settings.sampler, diffusion.prediction, settings.steps)?;
@@ -88,9 +91,7 @@ impl Opened {
     }
 
     fn plans(&self, bundle: &Bundle) -> Result<Vec<Plan>> {
-        // More threads than blocks change nothing but the number.
-        let threads = self.settings.threads.min(self.grid.blocks());
-        Ok(networks::try_out(bundle)?.plans(threads, |threads| self.load(threads)))
+        Ok(networks::try_out(bundle)?.plans(self.settings.threads, |threads| self.load(threads)))
     }
 }
 
@@ -191,7 +192,7 @@ impl Generator {
     pub fn decode(&mut self, latent: &[f32]) -> Result<RgbImage> {
         self.networks.hold(Stage::Decode)?;
         let decoder = self.decoder().ok_or_else(|| Error::Internal("the decoder is not held".into()))?;
-        decoder.decode(latent)
+        decoder.decode(latent, &self.threads()?)
     }
 
     /// The latent of `image`, CHW, unscaled; where the bundle has a codebook, every cell an entry of it.
@@ -284,7 +285,7 @@ impl Generator {
     ) -> Result<Vec<f32>> {
         let (conditioner, denoiser) = self.networks.sampling()?;
         let guide = self.guide(noise, neighbours)?;
-        let Settings { threads, guidance, .. } = self.opened.settings;
+        let (Settings { guidance, .. }, threads) = (self.opened.settings, self.threads()?);
         let total = self.steps_total();
         let told_position = self.opened.manifest.coherence.position_embedding;
         let mut canvas = Canvas::new(self.opened.grid, guide.scale);
@@ -293,11 +294,11 @@ impl Generator {
             let (grid, condition_len) = (&self.opened.grid, conditioner.output_len());
             let new = |position| Drawing::new(grid, position, told_position, condition_len, guidance);
             let mut drawings: Vec<Drawing> = group.clone().map(new).collect();
-            each(&mut drawings, threads, |drawing| drawing.condition(&guide, conditioner, &canvas))?;
+            each(&mut drawings, &threads, |drawing, by| drawing.condition(&guide, conditioner, by, &canvas))?;
             drawings.iter_mut().for_each(|drawing| drawing.begin(noise, &mut canvas));
             for step in 0..self.opened.sampler.steps() {
                 let timestep = self.opened.sampler.timestep(step);
-                each(&mut drawings, threads, |drawing| drawing.predict(denoiser, timestep, &canvas))?;
+                each(&mut drawings, &threads, |drawing, by| drawing.predict(denoiser, by, timestep, &canvas))?;
                 drawings.iter_mut().for_each(|drawing| drawing.advance(&self.opened.sampler, step, noise, &mut canvas));
                 done += drawings.len();
                 observe(Event::Step { done, total, preview: &self.preview(&canvas) })?;
@@ -307,6 +308,11 @@ impl Generator {
             }
         }
         Ok(canvas.into_latent())
+    }
+
+    fn threads(&self) -> Result<Threads> {
+        let count = self.opened.settings.threads;
+        Threads::start(count).map_err(|e| Error::Usage(format!("cannot start {count} threads: {e}")))
     }
 
     fn guide(&self, noise: Noise, neighbours: &[u32]) -> Result<Guide<'_>> {

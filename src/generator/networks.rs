@@ -9,9 +9,6 @@ use crate::bundle::manifest::NetworkEntry;
 use crate::error::{Error, Result};
 use crate::network::Network;
 
-/// Stack of a worker thread in bytes; counted in the budget.
-pub(super) const WORKER_STACK: usize = 1 << 20;
-
 /// What a picture needs networks for, one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -27,7 +24,7 @@ pub(super) enum Stage {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Load {
     /// Blocks evaluated at once.
-    pub workers: usize,
+    pub blocks: usize,
     /// Bytes that the walk itself holds while it samples.
     pub walk: u64,
     /// Bytes of a latent, which waits while the decoder is loaded.
@@ -57,6 +54,22 @@ pub(super) struct Networks {
     seconds: f64,
 }
 
+/// Runs of a network.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Runs {
+    /// How many there are at once.
+    pub at_once: usize,
+    /// How many threads they share.
+    pub threads: usize,
+}
+
+impl Runs {
+    /// One, by one thread.
+    pub fn one() -> Self {
+        Self { at_once: 1, threads: 1 }
+    }
+}
+
 /// RAM that one network took when it was tried, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Measured {
@@ -64,8 +77,10 @@ pub(super) struct Measured {
     pub loaded: u64,
     /// Peak of loading it.
     pub load: u64,
-    /// What a run leaves behind, the memory it worked in: every worker will have left behind as much.
+    /// What a run by one thread leaves behind, the memory it worked in.
     pub workspace: u64,
+    /// What each more thread of a run leaves behind.
+    pub thread: u64,
     /// More, while a run lasts.
     pub run: u64,
 }
@@ -75,15 +90,17 @@ pub(super) struct Measured {
 const SUNDRIES: u64 = 8 << 10;
 
 impl Measured {
-    /// While it is held and `workers` run it.
-    pub fn held(&self, workers: usize) -> u64 {
-        self.loaded.saturating_add(self.workspace.saturating_mul(workers as u64))
+    /// While it is held, and so many runs of it share so many threads.
+    pub fn held(&self, Runs { at_once, threads }: Runs) -> u64 {
+        let workspaces = self.workspace.saturating_mul(at_once as u64);
+        let more = self.thread.saturating_mul(threads.saturating_sub(at_once) as u64);
+        self.loaded.saturating_add(workspaces).saturating_add(more)
     }
 
-    /// More, at the peak of loading it with `waiting` bytes in use beside it, or of `workers` running it beside `running`.
-    pub fn peak(&self, workers: usize, waiting: u64, running: u64) -> u64 {
-        let run = self.run.saturating_mul(workers as u64).saturating_add(running);
-        run.max(self.load.saturating_add(waiting).saturating_sub(self.held(workers)))
+    /// More, at the peak of loading it with `waiting` bytes in use beside it, or of running it beside `running`.
+    pub fn peak(&self, runs: Runs, waiting: u64, running: u64) -> u64 {
+        let run = self.run.saturating_mul(runs.at_once as u64).saturating_add(running);
+        run.max(self.load.saturating_add(waiting).saturating_sub(self.held(runs)))
     }
 }
 
@@ -177,7 +194,7 @@ impl Networks {
             let base = budget::live_bytes();
             let (_, cost) = measure(&self.bundle, &entry)?;
             let picture = self.load.picture.saturating_add(self.load.planes);
-            let needs = base.saturating_add(cost.held(1)).saturating_add(cost.peak(1, 0, picture));
+            let needs = base.saturating_add(cost.held(Runs::one())).saturating_add(cost.peak(Runs::one(), 0, picture));
             budget::check(needs, self.bundle.budget)?;
             self.encoder_fits = true;
         }
@@ -233,6 +250,7 @@ fn try_decoding(bundle: &Bundle) -> Result<Vec<Decoding>> {
             loaded: whole.loaded.saturating_add(tiling.kept),
             load: whole.load.max(whole.loaded.saturating_add(tiling.peak)),
             workspace: network.workspace_bytes().unwrap_or(whole.workspace),
+            thread: network.thread_bytes(),
             run: passing(&network, 0),
         };
         ways.push(Decoding { tile: Some(side), cost });
@@ -260,7 +278,8 @@ fn measure(bundle: &Bundle, entry: &NetworkEntry) -> Result<(Network, Measured)>
             (run.kept, run.peak - run.kept)
         }
     };
-    Ok((network, Measured { loaded: load.kept, load: load.peak, workspace, run }))
+    let thread = network.thread_bytes();
+    Ok((network, Measured { loaded: load.kept, load: load.peak, workspace, thread, run }))
 }
 
 fn ensure(slot: &mut Option<Network>, bundle: &Bundle, entry: &NetworkEntry) -> Result<()> {

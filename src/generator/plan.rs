@@ -5,12 +5,13 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::networks::{Load, Measured, WORKER_STACK};
+use super::networks::{Load, Measured, Runs};
+use crate::threads::Threads;
 
 /// A way of drawing a picture, and the bytes that it takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Plan {
-    /// Blocks evaluated at once.
+    /// Threads that draw.
     pub threads: usize,
     /// Which networks are held at once.
     pub residency: Residency,
@@ -107,20 +108,21 @@ impl Trial {
     }
 
     fn plan(&self, threads: usize, residency: Residency, decoding: Decoding, load: Load) -> Plan {
-        let Load { workers, walk, latent, picture, .. } = load;
+        let Load { blocks, walk, latent, picture, .. } = load;
         let Decoding { tile, cost: decoding } = decoding;
-        let stacks = (workers.saturating_sub(1) * WORKER_STACK) as u64;
-        let held = |networks: &[Measured], workers| networks.iter().map(|n| n.held(workers)).sum::<u64>();
-        let alone = [held(&self.sampling, workers), held(&[decoding], 1)];
+        let stacks = Threads::stack_bytes(threads);
+        let [sampling, once] = [blocks, 1].map(|at_once| Runs { at_once, threads });
+        let alone = [self.sampling.iter().map(|n| n.held(sampling)).sum::<u64>(), decoding.held(once)];
         let held = match residency {
             Residency::Together => [alone[0].saturating_add(alone[1]); 2],
             Residency::StageByStage => alone,
         };
-        let peaks = self.sampling.map(|network| network.peak(workers, 0, walk.saturating_add(stacks)));
-        let (mut sample, decode) = (peaks[0].max(peaks[1]), decoding.peak(1, latent, picture));
+        let peaks = self.sampling.map(|network| network.peak(sampling, 0, walk.saturating_add(stacks)));
+        let (mut sample, decode) =
+            (peaks[0].max(peaks[1]), decoding.peak(once, latent, picture.saturating_add(stacks)));
         if residency == Residency::Together {
             // A preview, between two steps.
-            sample = sample.max(decoding.peak(1, 0, picture.saturating_add(walk)));
+            sample = sample.max(decoding.peak(once, 0, picture.saturating_add(walk).saturating_add(stacks)));
         }
         let stage = |name, held, peak| PlannedStage { name, held, peak };
         let stages = [stage("sample", held[0], sample), stage("decode", held[1], decode)];
@@ -132,8 +134,14 @@ impl Trial {
 mod tests {
     use super::*;
 
+    /// Of four blocks.
+    fn load(threads: usize) -> Load {
+        Load { blocks: threads.min(4), walk: 7, latent: 11, picture: 50, planes: 9 }
+    }
+
     fn trial() -> Trial {
-        let network = |loaded, workspace| Measured { loaded, load: 3 * loaded, workspace, run: 5 };
+        let network =
+            |loaded, workspace| Measured { loaded, load: 3 * loaded, workspace, thread: workspace / 10, run: 5 };
         let whole = Decoding { tile: None, cost: network(20, 600) };
         let tiles = Decoding { tile: Some(32), cost: network(25, 150) };
         Trial { base: 1000, sampling: [network(10, 100), network(40, 200)], decoding: vec![whole, tiles] }
@@ -141,16 +149,17 @@ mod tests {
 
     #[test]
     fn what_is_held_adds_up_and_what_comes_and_goes_does_not() {
-        let load = |threads| Load { workers: threads, walk: 7, latent: 11, picture: 50, planes: 9 };
         let plan = |threads, residency, i: usize| trial().plan(threads, residency, trial().decoding[i], load(threads));
         let [sample, decode] = plan(1, Residency::StageByStage, 0).stages;
         assert_eq!((sample.held, sample.peak), (10 + 100 + 40 + 200, 5 + 7));
         assert_eq!((decode.held, decode.peak), (20 + 600, 5 + 50));
         assert_eq!(plan(1, Residency::StageByStage, 0).needs(), 1000 + 620 + 55);
-        let stacks = WORKER_STACK as u64;
+        let stacks = Threads::stack_bytes(2);
         let [sample, decode] = plan(2, Residency::Together, 0).stages;
-        assert_eq!((sample.held, decode.held), (50 + 600 + 620, 50 + 600 + 620));
-        assert_eq!((sample.peak, decode.peak), (2 * 5 + 7 + stacks, 55));
+        assert_eq!((sample.held, decode.held), (50 + 600 + 620 + 60, 50 + 600 + 620 + 60), "two share the decoding");
+        assert_eq!((sample.peak, decode.peak), (5 + 50 + 7 + stacks, 55 + stacks));
+        let [sample, _] = plan(6, Residency::StageByStage, 0).stages;
+        assert_eq!(sample.held, 50 + 4 * 300 + 2 * 30, "six share four blocks");
         let [sample, _] = plan(1, Residency::Together, 0).stages;
         assert_eq!(sample.peak, 5 + 50 + 7, "of a preview");
         let [_, decode] = plan(1, Residency::StageByStage, 1).stages;
@@ -160,7 +169,6 @@ mod tests {
     #[test]
     fn a_plan_that_costs_more_time_needs_less() {
         let order = |threads| -> Vec<_> {
-            let load = |threads| Load { workers: threads, walk: 7, latent: 11, picture: 50, planes: 9 };
             let plans = trial().plans(threads, load);
             assert!(plans.windows(2).all(|pair| pair[0].needs() > pair[1].needs()));
             plans.iter().map(|plan| (plan.threads, plan.residency, plan.tile)).collect()
@@ -170,16 +178,18 @@ mod tests {
         let alone =
             [(1, Together, None), (1, StageByStage, None), (1, Together, Some(32)), (1, StageByStage, Some(32))];
         assert_eq!(order(1), alone);
-        // With stacks beside the sampling that is larger than all decoding.
-        let two = [(2, Together, None), (2, StageByStage, None)];
+        // With stacks in either stage.
+        let two = [(2, Together, None), (2, StageByStage, None), (2, StageByStage, Some(32))];
         assert_eq!(order(2), [&two[..], &alone].concat());
     }
 
     #[test]
     fn a_network_that_swells_while_it_is_loaded_counts_so() {
-        let network = Measured { loaded: 10, load: 500, workspace: 4, run: 1 };
-        assert_eq!(network.held(3) + network.peak(3, 7, 0), 507, "beside what waits meanwhile");
-        let absurd = Measured { loaded: u64::MAX, load: u64::MAX, workspace: u64::MAX, run: u64::MAX };
-        assert_eq!((absurd.held(9), absurd.peak(9, 1, 1)), (u64::MAX, u64::MAX));
+        let network = Measured { loaded: 10, load: 500, workspace: 4, thread: 2, run: 1 };
+        let runs = Runs { at_once: 3, threads: 9 };
+        assert_eq!(network.held(runs) + network.peak(runs, 7, 0), 507, "beside what waits meanwhile");
+        let most = u64::MAX;
+        let absurd = Measured { loaded: most, load: most, workspace: most, thread: most, run: most };
+        assert_eq!((absurd.held(runs), absurd.peak(runs, 1, 1)), (most, most));
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    pub fn new(options: &Options, manifest: &Manifest) -> Result<Self> {
+    pub fn new(options: &Options, manifest: &Manifest, grid: &BlockGrid) -> Result<Self> {
         let ranks = manifest.retrieval.neighbours;
         let neighbours = options.neighbours.unwrap_or(ranks);
         if !(1..=ranks).contains(&neighbours) {
@@ -38,7 +38,8 @@ impl Settings {
             steps: options.steps.unwrap_or(manifest.diffusion.steps),
             sampler,
             guidance,
-            threads: options.threads,
+            // Each has a row of a block at least.
+            threads: options.threads.min(grid.blocks() * grid.window().height),
             exclude_self: options.exclude_self.unwrap_or(manifest.retrieval.exclude_self),
         })
     }
@@ -56,16 +57,16 @@ impl Settings {
     pub fn load(&self, manifest: &Manifest, grid: &BlockGrid) -> Load {
         let condition = manifest.networks.conditioner.outputs.iter().flat_map(|t| t.shape.iter().skip(1)).product();
         let at_once = self.blocks_at_once(manifest, grid);
-        let workers = self.threads.min(at_once);
+        let blocks = self.threads.min(at_once);
         let (latent, window) = (grid.latent().len() as u64, grid.window().len() as u64);
-        // A worker gathers the conditioner's inputs; the canvas holds three latents.
+        // The conditioner's inputs are gathered for each block; the canvas holds three latents.
         let inputs = (manifest.retrieval.neighbours as u64 + 2) * window + 2 * latent;
-        let walk = at_once as u64 * Drawing::bytes(grid, condition, self.guidance)
-            + 4 * (workers as u64 * inputs + 3 * latent);
+        let walk =
+            at_once as u64 * Drawing::bytes(grid, condition, self.guidance) + 4 * (blocks as u64 * inputs + 3 * latent);
         let pixels = manifest.image.width as u64 * manifest.image.height as u64;
         // Bytes of a picture, its latent, and the latent snapped.
         let (picture, planes) = (3 * pixels + 12 * latent, 12 * pixels);
-        Load { workers, walk, latent: 4 * latent, picture, planes }
+        Load { blocks, walk, latent: 4 * latent, picture, planes }
     }
 }
 

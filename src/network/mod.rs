@@ -1,5 +1,5 @@
-//! Neural networks: an ONNX file, checked against the manifest, run on one thread: by our own operators where they
-//! cover the whole graph, else by tract.
+//! Neural networks: an ONNX file, checked against the manifest, run by our own operators where they cover the whole
+//! graph, else by tract.
 
 mod arena;
 mod check;
@@ -8,6 +8,7 @@ mod ops;
 mod own;
 mod packed;
 mod program;
+mod team;
 mod tile;
 
 use std::collections::BTreeMap;
@@ -24,12 +25,13 @@ use crate::bundle::manifest::{NetworkEntry, TensorEntry};
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::file_bytes::FileBytes;
+use crate::threads::Threads;
 use own::OwnRunner;
 use tile::Tiling;
 pub use tile::Window;
 
-/// A network with static shapes, all tensors `f32`, one output, ready to run. It may be run from several
-/// threads at once; each run is single-threaded, so its result does not depend on that.
+/// A network with static shapes, all tensors `f32`, one output, ready to run. It may be run from several threads at once,
+/// and a run may be shared by several; its result does not depend on that.
 pub struct Network {
     runner: Runner,
     path: PathBuf,
@@ -182,11 +184,20 @@ impl Network {
         }
     }
 
-    /// Bytes that a run works in, and leaves behind for the next; `None` where a run alone will tell, since it is tract's.
+    /// Bytes that a run by one thread works in, and leaves behind for the next; `None` where a run alone will tell, since it
+    /// is tract's.
     pub fn workspace_bytes(&self) -> Option<u64> {
         match &self.runner {
             Runner::Own(runner) => Some(runner.workspace_bytes()),
             Runner::Tract(_) => None,
+        }
+    }
+
+    /// Bytes that each more thread of a run takes, and leaves behind.
+    pub fn thread_bytes(&self) -> u64 {
+        match &self.runner {
+            Runner::Own(runner) => runner.thread_bytes(),
+            Runner::Tract(_) => 0,
         }
     }
 
@@ -242,18 +253,26 @@ impl Network {
     /// [`Error::File`] naming the network's file where it cannot be computed or the output is not finite;
     /// [`Error::Internal`] where a length is wrong.
     pub fn run(&self, inputs: &[&[f32]], out: &mut [f32]) -> Result<()> {
+        self.run_by(&Threads::alone(), inputs, out)
+    }
+
+    /// As [`Self::run`], by `threads`; the result does not depend on them. What tract runs is run by the caller's alone.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_by(&self, threads: &Threads, inputs: &[&[f32]], out: &mut [f32]) -> Result<()> {
         if !inputs.iter().map(|input| input.len()).eq(self.input_lens()) || out.len() != self.output_len() {
             return Err(Error::Internal(format!("{}: run with tensors of wrong length", self.path.display())));
         }
         if let ([input], Some((_, tiling))) = (inputs, self.tiling()) {
-            return self.run_tiles(input, &mut |window, values| {
+            return self.run_tiles_by(threads, input, &mut |window, values| {
                 let rows = values.chunks_exact(window.width).zip(window.rows(tiling.output()));
                 rows.for_each(|(row, range)| out[range].copy_from_slice(row));
             });
         }
         guard(&self.path, || match &self.runner {
             Runner::Own(runner) => {
-                runner.run(inputs, out);
+                runner.run(inputs, out, threads);
                 Ok(())
             }
             Runner::Tract(plan) => self.run_plan(plan, inputs, out),
@@ -267,19 +286,27 @@ impl Network {
     /// # Errors
     /// As [`Self::run`]; `each` may have seen tiles by then. [`Error::Internal`] where the output has other sides.
     pub fn run_tiles(&self, input: &[f32], each: &mut dyn FnMut(Window, &[f32])) -> Result<()> {
+        self.run_tiles_by(&Threads::alone(), input, each)
+    }
+
+    /// As [`Self::run_tiles`], each tile by `threads`.
+    ///
+    /// # Errors
+    /// As [`Self::run_tiles`].
+    pub fn run_tiles_by(&self, threads: &Threads, input: &[f32], each: &mut dyn FnMut(Window, &[f32])) -> Result<()> {
         let wrong =
             || Err(Error::Internal(format!("{}: run in tiles with tensors of wrong shape", self.path.display())));
         let Some((runner, tiling)) = self.tiling() else {
             let [_, _, height, width] = self.output.shape[..] else { return wrong() };
             let mut out = vec![0.0; self.output_len()];
-            self.run(&[input], &mut out)?;
+            self.run_by(threads, &[input], &mut out)?;
             each(Window { top: 0, left: 0, height, width }, &out);
             return Ok(());
         };
         if !self.input_lens().eq([input.len()]) {
             return wrong();
         }
-        let (mut tiles, mut finite) = (runner.tiles(tiling, input), true);
+        let (mut tiles, mut finite) = (runner.tiles(tiling, input, threads), true);
         while let Some((window, values)) = guard(&self.path, || tiles.next().map_err(TractError::msg))? {
             finite &= is_finite(values);
             each(window, values);

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::arena::{Place, split};
 use super::ops::{self, Array, Attention, Conv, ConvInputs, Corner, GroupNorm, LayerNorm, Visitor};
+use super::team::{Scratch, Team};
 use crate::isa::Isa;
+use crate::threads::Threads;
 
 /// What a step computes, and from what.
 #[derive(Debug, Serialize, Deserialize)]
@@ -109,17 +111,19 @@ impl Step {
         self.op.reads().all(|read| read.buffer.end <= out.start || out.end <= read.buffer.start)
     }
 
-    /// Values of scratch that the step takes, or `None` where that overflows.
-    pub fn scratch(&self) -> Option<usize> {
-        match &self.op {
-            Op::Conv { conv, x, corner, .. } => conv.scratch(x.view.shape, self.out.view.shape, *corner),
-            Op::GroupNorm { x, .. } | Op::LayerNorm { x, .. } => x.view.shape.channels.checked_mul(2),
-            Op::Attention { attention, .. } => attention.scratch(self.out.view.shape),
-            _ => Some(0),
-        }
+    /// The scratch that the step takes, or `None` where that overflows.
+    pub fn scratch(&self) -> Option<Scratch> {
+        Some(match &self.op {
+            Op::Conv { conv, x, corner, .. } => conv.scratch(x.view.shape, self.out.view.shape, *corner)?,
+            Op::GroupNorm { x, .. } | Op::LayerNorm { x, .. } => {
+                Scratch { common: x.view.shape.channels.checked_mul(2)?, each: 0 }
+            }
+            Op::Attention { attention, .. } => Scratch { common: 0, each: attention.scratch(self.out.view.shape)? },
+            _ => Scratch::default(),
+        })
     }
 
-    fn run(&self, isa: Isa, inputs: &[&[f32]], arena: &mut [f32], scratch: &mut [f32]) {
+    fn run(&self, isa: Isa, inputs: &[&[f32]], arena: &mut [f32], team: &mut Team) {
         let (out, others) = split(arena, &self.out);
         let grid = |place: &Place| others.grid(place);
         match &self.op {
@@ -128,11 +132,11 @@ impl Step {
                 let vector = vector.as_ref().map(|place| others.vector(place));
                 let residual = residual.as_ref().map(grid);
                 let inputs = ConvInputs { x: grid(x), vector, residual, corner: *corner };
-                conv.run(isa, inputs, out, scratch);
+                conv.run(isa, inputs, out, team);
             }
-            Op::GroupNorm { norm, x } => norm.run(isa, grid(x), out, scratch),
-            Op::LayerNorm { norm, x } => norm.run(isa, grid(x), out, scratch),
-            Op::Attention { attention, qkv } => attention.run(isa, grid(qkv), out, scratch),
+            Op::GroupNorm { norm, x } => norm.run(isa, grid(x), out, team),
+            Op::LayerNorm { norm, x } => norm.run(isa, grid(x), out, team),
+            Op::Attention { attention, qkv } => attention.run(isa, grid(qkv), out, team),
             Op::Silu { x } => ops::silu(isa, grid(x), out),
             Op::Add { a, b } => ops::add(grid(a), grid(b), out),
             Op::AddVector { x, vector } => ops::add_vector(grid(x), others.vector(vector), out),
@@ -152,9 +156,9 @@ pub(super) struct Program {
     /// Values of the arena.
     #[serde(skip)]
     pub arena: usize,
-    /// Values of scratch that the most demanding step takes.
+    /// Scratch that suffices for any step.
     #[serde(skip)]
-    pub scratch: usize,
+    pub scratch: Scratch,
     /// What the steps are run with.
     #[serde(skip, default = "Isa::best")]
     pub isa: Isa,
@@ -164,20 +168,33 @@ pub(super) struct Program {
 #[derive(Debug)]
 pub(super) struct Workspace {
     arena: Box<[f32]>,
-    scratch: Box<[f32]>,
+    common: Box<[f32]>,
+    /// One for each thread of the run.
+    pub scratch: Vec<Box<[f32]>>,
 }
 
 impl Workspace {
-    /// Of so many values.
-    pub fn new(arena: usize, scratch: usize) -> Self {
-        Self { arena: vec![0.0; arena].into(), scratch: vec![0.0; scratch].into() }
+    /// For an arena of so many values, and no thread yet.
+    pub fn new(arena: usize, scratch: Scratch) -> Self {
+        Self { arena: zeros(arena), common: zeros(scratch.common), scratch: vec![] }
     }
+
+    /// For a run by one thread.
+    #[cfg(test)]
+    pub fn for_one(arena: usize, scratch: Scratch) -> Self {
+        Self { scratch: vec![zeros(scratch.each)], ..Self::new(arena, scratch) }
+    }
+}
+
+/// So many.
+pub(super) fn zeros(values: usize) -> Box<[f32]> {
+    vec![0.0; values].into()
 }
 
 impl Program {
     /// The program of these steps.
     pub fn new(steps: Vec<Step>, output: Place) -> Result<Self, String> {
-        let mut program = Self { steps, output, arena: 0, scratch: 0, isa: Isa::best() };
+        let mut program = Self { steps, output, arena: 0, scratch: Scratch::default(), isa: Isa::best() };
         program.measure()?;
         Ok(program)
     }
@@ -186,8 +203,9 @@ impl Program {
     pub fn measure(&mut self) -> Result<(), String> {
         let places = self.steps.iter().flat_map(|step| step.op.reads().chain([&step.out])).chain([&self.output]);
         self.arena = places.map(|place| place.buffer.end).max().unwrap_or(0);
-        let scratch = self.steps.iter().map(Step::scratch).try_fold(0, |most, scratch| scratch.map(|s| most.max(s)));
-        self.scratch = scratch.ok_or("scratch overflows")?;
+        let mut scratch = self.steps.iter().map(Step::scratch);
+        let most = scratch.try_fold(Scratch::default(), |most, scratch| scratch.map(|scratch| most.max(scratch)));
+        self.scratch = most.ok_or("scratch overflows")?;
         Ok(())
     }
 
@@ -205,11 +223,12 @@ impl Program {
         })
     }
 
-    /// Runs it: `inputs` and `out` are of the network's shapes, channel × height × width; `workspace` has at least
-    /// [`Self::arena`] and [`Self::scratch`] values. Allocates nothing.
-    pub fn run(&self, inputs: &[&[f32]], out: &mut [f32], workspace: &mut Workspace) {
-        let Workspace { arena, scratch } = workspace;
-        self.steps.iter().for_each(|step| step.run(self.isa, inputs, arena, scratch));
+    /// Runs it: `inputs` and `out` are of the network's shapes, channel × height × width; `workspace` is made for at least
+    /// [`Self::arena`] and [`Self::scratch`], with scratch for each of `threads`. Allocates nothing.
+    pub fn run(&self, inputs: &[&[f32]], out: &mut [f32], workspace: &mut Workspace, threads: &Threads) {
+        let Workspace { arena, common, scratch } = workspace;
+        let mut team = Team::new(threads, common, scratch);
+        self.steps.iter().for_each(|step| step.run(self.isa, inputs, arena, &mut team));
         let values = &arena[self.output.buffer.clone()];
         ops::write_planes(ops::Grid { values, view: self.output.view }, out);
     }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use super::arena::{self, Lifetime, Place};
 use super::ops::{Corner, Shape, View};
 use super::program::{Op, Program, Step};
+use super::team::Scratch;
 use flow::{Flow, Part, Spans};
 use reach::{Reach, Span};
 
@@ -56,7 +57,7 @@ pub(super) struct Tiling {
     ranges: Vec<Range<usize>>,
     /// Values of arena, scratch and input that suffice for any tile.
     pub arena: usize,
-    pub scratch: usize,
+    pub scratch: Scratch,
     pub input_len: usize,
 }
 
@@ -98,7 +99,7 @@ impl Tiling {
             (Op::Conv { conv, .. }, Some((_, x))) => conv.scratch(shape(x), shape(site.out), corner),
             _ => step.scratch(),
         });
-        let scratch = scratch.try_fold(0, |most, scratch| scratch.map(|scratch| scratch.max(most)));
+        let scratch = scratch.try_fold(Scratch::default(), |most, scratch| scratch.map(|scratch| most.max(scratch)));
         let (scratch, input_len) = (scratch.ok_or("scratch overflows")?, shape(flow.sites[flow.input].out).len());
         Ok(Self { flow, side, ranges, arena, scratch, input_len })
     }

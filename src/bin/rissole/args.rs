@@ -67,7 +67,7 @@ fn shipped() -> PathBuf {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Machine")]
 pub struct Machine {
-    /// Blocks drawn at once; the pixels do not depend on it [default: the number of cores]
+    /// Threads that draw; the pixels do not depend on it [default: the number of cores]
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
     /// Most memory to allocate: bytes, or with a unit as 32MiB or 64MB; mapped files do not count

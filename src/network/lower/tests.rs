@@ -10,6 +10,7 @@ use super::lower;
 use crate::Bundle;
 use crate::bundle::manifest::NetworkEntry;
 use crate::network::program::{Op, Program, Workspace};
+use crate::threads::Threads;
 
 fn shipped() -> Bundle {
     Bundle::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/avatars64")).unwrap()
@@ -34,7 +35,7 @@ fn run(program: &Program, entry: &NetworkEntry) {
     let inputs: Vec<Vec<f32>> = entry.inputs.iter().map(|input| vec![0.5; input.shape.iter().product()]).collect();
     let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
     let mut out = vec![0.0; entry.outputs[0].shape.iter().product()];
-    program.run(&inputs, &mut out, &mut Workspace::new(program.arena, program.scratch));
+    program.run(&inputs, &mut out, &mut Workspace::for_one(program.arena, program.scratch), &Threads::alone());
 }
 
 #[test]

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::grid::{Grid, GridMut, Shape};
 use super::lanes::{LANES, Lanes, exp, fma, load, store};
 use crate::isa::{Isa, Simd, Task};
+use crate::network::team::{Grain, Team};
 
 /// Self-attention: softmax(scale · queries · keysᵀ) · values for each head. The channels of the input are queries,
 /// keys and values, each of them head by head.
@@ -24,15 +25,23 @@ impl Attention {
     }
 
     /// Computes it.
-    pub fn run(self, isa: Isa, qkv: Grid, out: GridMut, scratch: &mut [f32]) {
-        let shape = out.view.shape;
-        let size = shape.channels / self.heads;
-        let tokens = shape.pixels().next_multiple_of(LANES);
+    pub fn run(self, isa: Isa, qkv: Grid, out: GridMut, team: &mut Team) {
+        let Shape { channels, .. } = out.view.shape;
+        let tokens = out.view.shape.pixels();
+        let (_, team) = team.for_work((2 * tokens * tokens).saturating_mul(channels));
+        team.share_rows(out, Grain::row(), |out, first, scratch| self.run_rows(isa, qkv, first, out, scratch));
+    }
+
+    /// The rows from `first` on of the output.
+    fn run_rows(self, isa: Isa, qkv: Grid, first: usize, out: GridMut, scratch: &mut [f32]) {
+        let Shape { channels, height, .. } = out.view.shape;
+        let size = channels / self.heads;
+        let tokens = qkv.view.shape.pixels().next_multiple_of(LANES);
         let (keys, weights) = scratch.split_at_mut(size * tokens);
         for head in 0..self.heads {
-            let part = |i: usize| Grid { view: qkv.view.channels(i * shape.channels + head * size, size), ..qkv };
+            let part = |i: usize| Grid { view: qkv.view.channels(i * channels + head * size, size), ..qkv };
             let out = GridMut { view: out.view.channels(head * size, size), values: out.values };
-            let [queries, values] = [part(0), part(2)];
+            let [queries, values] = [part(0).rows(first, height), part(2)];
             transpose(part(1), keys, tokens);
             isa.run(Head { queries, keys, values, scale: self.scale, weights: &mut weights[..tokens], out });
         }
@@ -68,10 +77,11 @@ impl Task for Head<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self) {
         let Shape { height, width, .. } = self.queries.view.shape;
+        let tokens = self.values.view.shape.pixels();
         for y in 0..height {
             for x in 0..width {
                 self.score(self.queries.pixel(y, x));
-                softmax(&mut self.weights[..height * width]);
+                softmax(&mut self.weights[..tokens]);
                 self.mix(y, x);
             }
         }

@@ -67,6 +67,11 @@ pub(in crate::network) struct Grid<'a, T = f32> {
 }
 
 impl<'a, T> Grid<'a, T> {
+    /// `height` rows from `first` on.
+    pub fn rows(self, first: usize, height: usize) -> Self {
+        Self { view: self.view.window(first, 0, height, self.view.shape.width), ..self }
+    }
+
     /// The channels of the pixel at row `y` and column `x`.
     #[inline(always)]
     pub fn pixel(&self, y: usize, x: usize) -> &'a [T] {
@@ -81,7 +86,16 @@ pub(in crate::network) struct GridMut<'a> {
     pub view: View,
 }
 
-impl GridMut<'_> {
+impl<'a> GridMut<'a> {
+    /// The rows above `row`, and the others.
+    pub fn split(self, row: usize) -> (Self, Self) {
+        let View { shape, offset, row: apart, .. } = self.view;
+        let (above, below) = self.values.split_at_mut(offset + row * apart);
+        let view = |height, offset| View { shape: Shape { height, ..shape }, offset, ..self.view };
+        let above = Self { values: above, view: view(row, offset) };
+        (above, Self { values: below, view: view(shape.height - row, 0) })
+    }
+
     /// The channels of the pixel at row `y` and column `x`.
     #[inline(always)]
     pub fn pixel(&mut self, y: usize, x: usize) -> &mut [f32] {

@@ -6,6 +6,7 @@ use super::array::{Array, Visitor};
 use super::grid::{Grid, GridMut, Shape};
 use super::lanes::{LANES, Lanes, add, fma, load, negated, silus, store};
 use crate::isa::{Isa, Simd, Task};
+use crate::network::team::{Grain, Team};
 
 /// Group normalisation: each group of channels to mean 0 and variance 1 over all its values, then one scale and
 /// shift per channel (Wu & He 2018).
@@ -31,6 +32,9 @@ pub(in crate::network) struct LayerNorm {
     pub shift: Array<f32>,
 }
 
+/// Operations for each value, about, with an exponential for SiLU.
+const OPERATIONS: usize = 16;
+
 impl GroupNorm {
     /// Shows `visitor` every array.
     pub fn visit(&mut self, visitor: &mut impl Visitor) -> Result<(), String> {
@@ -38,16 +42,35 @@ impl GroupNorm {
         visitor.visit(&mut self.shift)
     }
 
-    /// Computes it; `scratch` holds two values per channel.
-    pub fn run(&self, isa: Isa, x: Grid, out: GridMut, scratch: &mut [f32]) {
-        let channels = x.view.shape.channels;
-        let (means, factors) = scratch[..2 * channels].split_at_mut(channels);
-        isa.run(Moments { x, groups: self.groups, epsilon: self.epsilon, means, factors });
+    /// Computes it; the common scratch of `team` holds two values per channel.
+    pub fn run(&self, isa: Isa, x: Grid, out: GridMut, team: &mut Team) {
+        let Shape { channels, .. } = x.view.shape;
+        let (common, team) = team.for_work(OPERATIONS * x.view.shape.len());
+        let (means, factors) = common[..2 * channels].split_at_mut(channels);
+        self.share_moments(isa, x, means, factors, &team);
         for (c, factor) in factors.iter_mut().enumerate() {
             *factor *= self.scale[c];
         }
-        let means = &*means;
-        isa.run(Affine { x, means, factors, shift: &self.shift, silu: self.silu, out });
+        let (means, factors) = (&*means, &*factors);
+        team.share_rows(out, Grain::row(), |out, first, _| {
+            let x = x.rows(first, out.view.shape.height);
+            isa.run(Affine { x, means, factors, shift: &self.shift, silu: self.silu, out });
+        });
+    }
+}
+
+impl GroupNorm {
+    fn share_moments(&self, isa: Isa, x: Grid, means: &mut [f32], factors: &mut [f32], team: &Team) {
+        let Shape { channels, .. } = x.view.shape;
+        // Whole groups; whole lanes where that can be.
+        let per_group = channels / self.groups;
+        let groups = self.groups.div_ceil(team.members()).next_multiple_of(LANES.div_ceil(per_group));
+        let len = (groups * per_group).min(channels);
+        let parts = means.chunks_mut(len).zip(factors.chunks_mut(len)).enumerate();
+        team.each(parts, |(i, (means, factors))| {
+            let x = Grid { view: x.view.channels(i * len, means.len()), ..x };
+            isa.run(Moments { x, groups: means.len() / per_group, epsilon: self.epsilon, means, factors });
+        });
     }
 }
 
@@ -58,10 +81,10 @@ impl LayerNorm {
         visitor.visit(&mut self.shift)
     }
 
-    /// Computes it; `scratch` holds two values per channel.
-    pub fn run(&self, isa: Isa, x: Grid, out: GridMut, scratch: &mut [f32]) {
+    /// Computes it; the common scratch of `team` holds two values per channel.
+    pub fn run(&self, isa: Isa, x: Grid, out: GridMut, team: &mut Team) {
         let channels = x.view.shape.channels;
-        let (means, factors) = scratch[..2 * channels].split_at_mut(channels);
+        let (means, factors) = team.common()[..2 * channels].split_at_mut(channels);
         isa.run(Moments { x, groups: 1, epsilon: self.epsilon, means, factors });
         isa.run(AffineByValue { x, mean: means[0], factor: factors[0], norm: self, out });
     }

@@ -6,7 +6,7 @@ use super::lanes::{LANES, Lanes, add, scaled, sub};
 use crate::isa::Simd;
 
 /// A number that is multiplied, and what its products are summed in. Integers wrap around.
-pub(super) trait Number: Pod {
+pub(super) trait Number: Pod + Sync {
     /// A sum of products.
     type Sum: Pod;
     /// What Winograd's sums must be multiplied by, since weights were turned without fractions.

@@ -3,6 +3,8 @@
 
 use super::*;
 use crate::isa::Isa;
+use crate::network::team::{Scratch, Team};
+use crate::threads::Threads;
 
 /// Uniform in −1…1, from splitmix64.
 struct Random(u64);
@@ -75,28 +77,43 @@ impl Bits {
     }
 }
 
-/// Runs `work` by every instruction set into an output of `shape` whose pixels lie `gap` values apart; all must give
-/// the same bits, near `expected`, and leave what lies between the pixels alone. Adds the bits to `all_bits`.
-fn check(all_bits: &mut Bits, shape: Shape, gap: usize, expected: &[f64], tolerance: f64, work: impl Fn(Isa, GridMut)) {
+/// Has `work` done by every instruction set and by teams of several sizes, into an output of `shape` whose pixels lie `gap`
+/// values apart; all must give the same bits, near `expected`, and leave what lies between the pixels alone. Adds the bits
+/// to `all_bits`.
+fn check(
+    all_bits: &mut Bits,
+    shape: Shape,
+    gap: usize,
+    expected: &[f64],
+    tolerance: f64,
+    work: impl Fn(Isa, usize, GridMut),
+) {
     let mut first: Option<Vec<u32>> = None;
-    for isa in Isa::all() {
+    for (isa, members) in Isa::all().flat_map(|isa| [1, 2, 3, 7].map(|members| (isa, members))) {
         let wide = Shape { channels: shape.channels + gap, ..shape };
         let mut values = vec![7.5; wide.len()];
         let view = View::whole(wide).channels(gap / 2, shape.channels);
-        work(isa, GridMut { values: &mut values, view });
+        work(isa, members, GridMut { values: &mut values, view });
         let out = Loose { values, view };
         for (i, (found, expected)) in out.all().iter().zip(expected).enumerate() {
-            assert!((found - expected).abs() <= tolerance, "{isa:?}, value {i}: {found}, not {expected}");
+            assert!((found - expected).abs() <= tolerance, "{isa:?} by {members}, value {i}: {found}, not {expected}");
         }
         let between = out.values.iter().enumerate().filter(|(i, _)| {
             let c = i % wide.channels;
             c < gap / 2 || c >= gap / 2 + shape.channels
         });
-        assert!(between.into_iter().all(|(_, value)| *value == 7.5), "{isa:?} writes between the pixels");
+        assert!(between.into_iter().all(|(_, value)| *value == 7.5), "{isa:?} by {members} writes between the pixels");
         let bits: Vec<u32> = out.values.iter().map(|value| value.to_bits()).collect();
-        assert!(*first.get_or_insert_with(|| bits.clone()) == bits, "{isa:?} gives other bits");
+        assert!(*first.get_or_insert_with(|| bits.clone()) == bits, "{isa:?} by {members} gives other bits");
     }
     all_bits.add(&first.unwrap_or_default());
+}
+
+/// Does `work` by a team of so many.
+fn by_team(scratch: Scratch, members: usize, work: impl FnOnce(&mut Team)) {
+    let filled = |len| vec![f32::NAN; len].into_boxed_slice();
+    let (mut common, mut each) = (filled(scratch.common), vec![filled(scratch.each); members]);
+    work(&mut Team::new(&Threads::start(members.min(3)).unwrap(), &mut common, &mut each).keen());
 }
 
 fn silu64(x: f64) -> f64 {
@@ -165,15 +182,15 @@ fn check_conv(bits: &mut Bits, case: Case) {
         }
         silu64(sum + f64::from(vector[o]) + residual.at(y as isize, column as isize, o))
     });
-    check(bits, output, 4, &expected, 2e-5, |isa, out| {
-        let mut scratch = vec![f32::NAN; conv.scratch(input, output, Corner::default()).unwrap()];
+    let scratch = conv.scratch(input, output, Corner::default()).unwrap();
+    check(bits, output, 4, &expected, 2e-5, |isa, members, out| {
         let inputs = ConvInputs {
             x: x.grid(),
             vector: extras.then_some(&vector[..]),
             residual: extras.then_some(residual.grid()),
             corner: Corner::default(),
         };
-        conv.run(isa, inputs, out, &mut scratch);
+        by_team(scratch, members, |team| conv.run(isa, inputs, out, team));
     });
 }
 
@@ -232,10 +249,11 @@ fn integers_are_exact() {
     let (side, inner) = (shape(4, 4, 3), -(255.0 * 128.0 * row as f32));
     for isa in Isa::all() {
         let mut out = vec![0.0; side.len()];
-        let mut scratch = vec![f32::NAN; conv.scratch(input, side, Corner::default()).unwrap()];
+        let scratch = conv.scratch(input, side, Corner::default()).unwrap();
         let x = Grid { values: &x, view: View::whole(input) };
         let inputs = ConvInputs { x, vector: None, residual: None, corner: Corner::default() };
-        conv.run(isa, inputs, GridMut { values: &mut out, view: View::whole(side) }, &mut scratch);
+        let whole = GridMut { values: &mut out, view: View::whole(side) };
+        by_team(scratch, 1, |team| conv.run(isa, inputs, whole, team));
         let seen =
             |y: usize, x: usize| [y, x].iter().map(|side| if side % 3 == 0 { 2.0 } else { 3.0 }).product::<f32>();
         for (i, value) in out.iter().enumerate() {
@@ -306,8 +324,9 @@ fn group_normalisation() {
                 let value = normal * f64::from(norm.scale[c]) + f64::from(norm.shift[c]);
                 if silu { silu64(value) } else { value }
             });
-            check(&mut bits, shape, 2, &expected, 5e-6, |isa, out| {
-                norm.run(isa, x.grid(), out, &mut vec![f32::NAN; 2 * shape.channels]);
+            let scratch = Scratch { common: 2 * shape.channels, each: 0 };
+            check(&mut bits, shape, 2, &expected, 5e-6, |isa, members, out| {
+                by_team(scratch, members, |team| norm.run(isa, x.grid(), out, team));
             });
         }
     }
@@ -332,8 +351,9 @@ fn layer_normalisation() {
             let i = (y * shape.width + column) * shape.channels + c;
             (all[i] - mean) / (variance + 1e-5).sqrt() * f64::from(norm.scale[i]) + f64::from(norm.shift[i])
         });
-        check(&mut bits, shape, 6, &expected, 5e-6, |isa, out| {
-            norm.run(isa, x.grid(), out, &mut vec![f32::NAN; 2 * shape.channels]);
+        let scratch = Scratch { common: 2 * shape.channels, each: 0 };
+        check(&mut bits, shape, 6, &expected, 5e-6, |isa, members, out| {
+            by_team(scratch, members, |team| norm.run(isa, x.grid(), out, team));
         });
     }
     bits.assert_same_everywhere(0xbaa3_ca41);
@@ -360,9 +380,9 @@ fn attention() {
             let mixed: f64 = weights.iter().enumerate().map(|(token, weight)| weight * at(2, token, c)).sum();
             mixed / weights.iter().sum::<f64>()
         });
-        check(&mut bits, shape, 3, &expected, 5e-5, |isa, out| {
-            let mut scratch = vec![f32::NAN; attention.scratch(shape).unwrap()];
-            attention.run(isa, qkv.grid(), out, &mut scratch);
+        let scratch = Scratch { common: 0, each: attention.scratch(shape).unwrap() };
+        check(&mut bits, shape, 3, &expected, 5e-5, |isa, members, out| {
+            by_team(scratch, members, |team| attention.run(isa, qkv.grid(), out, team));
         });
     }
     bits.assert_same_everywhere(0xa668_ba1e);
@@ -376,7 +396,7 @@ fn silu_everywhere() {
         let mut x = Loose::new(&mut random, shape, 1);
         x.values.iter_mut().for_each(|value| *value *= size);
         let expected = values_of(shape, |y, column, c| silu64(x.at(y as isize, column as isize, c)));
-        check(&mut bits, shape, 2, &expected, 2e-7 * f64::from(size), |isa, out| silu(isa, x.grid(), out));
+        check(&mut bits, shape, 2, &expected, 2e-7 * f64::from(size), |isa, _, out| silu(isa, x.grid(), out));
     }
     bits.assert_same_everywhere(0x527c_5b4d);
 }
@@ -403,21 +423,21 @@ fn sums_and_moves() {
     let (a, b, vector) = (Loose::new(&mut random, shape, 2), Loose::new(&mut random, shape, 0), random.values(12));
     let at = |x: &Loose, y: usize, column: usize, c: usize| x.at(y as isize, column as isize, c);
     let sum = values_of(shape, |y, x, c| at(&a, y, x, c) + at(&b, y, x, c));
-    check(&mut bits, shape, 1, &sum, 1e-7, |_, out| add(a.grid(), b.grid(), out));
+    check(&mut bits, shape, 1, &sum, 1e-7, |_, _, out| add(a.grid(), b.grid(), out));
     let sum = values_of(shape, |y, x, c| at(&a, y, x, c) + f64::from(vector[c]));
-    check(&mut bits, shape, 1, &sum, 1e-7, |_, out| add_vector(a.grid(), &vector, out));
-    check(&mut bits, shape, 1, &a.all(), 0.0, |_, out| copy(a.grid(), out));
+    check(&mut bits, shape, 1, &sum, 1e-7, |_, _, out| add_vector(a.grid(), &vector, out));
+    check(&mut bits, shape, 1, &a.all(), 0.0, |_, _, out| copy(a.grid(), out));
     let larger = Shape { channels: 3, height: 8, width: 12 };
     let spread = values_of(larger, |y, x, c| at(&a, y / 2, x / 2, (y % 2 * 2 + x % 2) * 3 + c));
-    check(&mut bits, larger, 1, &spread, 0.0, |_, out| depth_to_space(a.grid(), 2, out));
+    check(&mut bits, larger, 1, &spread, 0.0, |_, _, out| depth_to_space(a.grid(), 2, out));
     let window = Grid { view: a.view.window(1, 2, 2, 3), ..a.grid() };
     let part = Shape { height: 2, width: 3, ..shape };
-    check(&mut bits, part, 1, &values_of(part, |y, x, c| at(&a, y + 1, x + 2, c)), 0.0, |_, out| copy(window, out));
+    check(&mut bits, part, 1, &values_of(part, |y, x, c| at(&a, y + 1, x + 2, c)), 0.0, |_, _, out| copy(window, out));
 
     let mut planes = vec![0.0; shape.len()];
     write_planes(a.grid(), &mut planes);
     assert_eq!(f64::from(planes[(5 * 4 + 3) * 6 + 2]), a.at(3, 2, 5));
-    check(&mut bits, shape, 1, &a.all(), 0.0, |_, out| read_planes(&planes, out));
+    check(&mut bits, shape, 1, &a.all(), 0.0, |_, _, out| read_planes(&planes, out));
     bits.assert_same_everywhere(0xeaa9_c491);
 }
 
@@ -427,6 +447,6 @@ fn sinusoids() {
     let rates = [1.0, 0.01, 0.3];
     let angles = rates.map(|rate| f64::from(937.0f32 * rate));
     let expected: Vec<f64> = angles.iter().map(|a| a.cos()).chain(angles.iter().map(|a| a.sin())).collect();
-    check(&mut bits, shape(1, 1, 6), 3, &expected, 1e-6, |_, out| sinusoid(937.0, &rates, out));
+    check(&mut bits, shape(1, 1, 6), 3, &expected, 1e-6, |_, _, out| sinusoid(937.0, &rates, out));
     bits.assert_same_everywhere(0xa1ba_af67);
 }

@@ -33,6 +33,11 @@ impl Kernel {
         self.size * self.size
     }
 
+    /// Products of an output pixel. A kernel is bounded when it is read, so this does not overflow.
+    pub(super) fn products(self) -> usize {
+        self.outputs * self.inputs * self.taps()
+    }
+
     /// Number of values of a panel.
     pub(super) fn panel_len(self) -> usize {
         self.taps() * self.inputs * LANES
@@ -163,7 +168,7 @@ impl Weights {
 }
 
 /// The panels of weights, as numbers to multiply.
-pub(super) trait Panels: Copy {
+pub(super) trait Panels: Copy + Sync {
     /// What they are multiplied as.
     type Number: Number;
 

@@ -51,7 +51,7 @@ fn panels<W: Panels>(
         let finish = conv.finish(panel, 1.0, vector, residual);
         let weights = weights.panel(isa, panel, quarter, scratch);
         let work = Panel { x, window, stride, weights, finish };
-        let mut out = finish.narrow(&mut out);
+        let mut out = finish.narrow(0, &mut out);
         match isa {
             // As many sums as there are registers for.
             #[cfg(target_arch = "x86_64")]

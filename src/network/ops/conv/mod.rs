@@ -3,14 +3,18 @@
 mod direct;
 mod winograd;
 
+use std::ops::Range;
+
 use bytemuck::Pod;
 use serde::{Deserialize, Serialize};
 
 use super::grid::{Grid, GridMut, Shape, View};
 use super::lanes::{LANES, Lanes, add, fma, load, scaled, silus, store};
 use super::number::Number;
+use super::pointwise::copy;
 use super::weights::{Floats, Panels, Weights};
 use crate::isa::Isa;
+use crate::network::team::{Grain, Scratch, Team};
 
 /// How a convolution moves over its input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,51 +79,88 @@ pub(in crate::network) struct ConvInputs<'a, T = f32> {
     pub corner: Corner,
 }
 
+impl<T> ConvInputs<'_, T> {
+    /// What `height` output rows from `first` on are computed from.
+    fn below(self, first: usize, height: usize, geometry: Geometry) -> Self {
+        let Corner { before: [above, left], odd: [row, column] } = self.corner;
+        let passed = if geometry.upsample { first / 2 } else { first * geometry.stride };
+        let corner = Corner { before: [above + passed, left], odd: [(row + first) % 2, column] };
+        Self { residual: self.residual.map(|residual| residual.rows(first, height)), corner, ..self }
+    }
+}
+
 impl Conv {
-    /// Values of scratch that [`Self::run`] takes for an input of shape `x` and an output of shape `out` from `corner` on,
-    /// or `None` where that overflows.
-    pub fn scratch(&self, x: Shape, out: Shape, corner: Corner) -> Option<usize> {
-        match self.weights.integers() {
-            None => self.scratch_of::<f32>(out, corner),
+    /// The scratch that [`Self::run`] takes for an input of shape `x` and an output of shape `out` from `corner` on, or
+    /// `None` where that overflows.
+    pub fn scratch(&self, x: Shape, out: Shape, corner: Corner) -> Option<Scratch> {
+        Some(match self.weights.integers() {
+            None => Scratch { common: 0, each: self.scratch_of::<f32>(out, corner)? },
             Some(_) => {
                 let rounded = x.len().checked_add(x.channels)?;
-                held::<i16>(rounded)?.checked_add(self.scratch_of::<i16>(out, corner)?)
+                Scratch { common: held::<i16>(rounded)?, each: self.scratch_of::<i16>(out, corner)? }
             }
-        }
+        })
     }
 
     fn scratch_of<N: Number>(&self, out: Shape, corner: Corner) -> Option<usize> {
         match self.is_turned() {
-            true => winograd::scratch::<N>(self.weights.kernel, out, corner),
+            true => {
+                let part = if winograd::has_few_tiles(out, corner) { out.len() } else { 0 };
+                winograd::scratch::<N>(self.weights.kernel, out, corner)?.checked_add(part)
+            }
             false => held::<N>(self.weights.kernel.panel_len()),
         }
     }
 
     /// Computes it.
-    pub fn run(&self, isa: Isa, inputs: ConvInputs, out: GridMut, scratch: &mut [f32]) {
+    pub fn run(&self, isa: Isa, inputs: ConvInputs, out: GridMut, team: &mut Team) {
+        let (common, team) = team.for_work(self.weights.kernel.products().saturating_mul(out.view.shape.pixels()));
         let Some((rounding, integers)) = self.weights.integers() else {
-            return self.run_with(Floats(&self.weights), isa, inputs, out, scratch);
+            return self.share(Floats(&self.weights), isa, inputs, out, team);
         };
         let ConvInputs { x, vector, residual, corner } = inputs;
         let shape = x.view.shape;
-        let (rounded, scratch) = take(scratch, shape.len() + shape.channels);
+        let (rounded, _) = take(common, shape.len() + shape.channels);
         rounding.round(isa, x, rounded);
         let x = Grid { values: &*rounded, view: View::whole(shape) };
-        self.run_with(integers, isa, ConvInputs { x, vector, residual, corner }, out, scratch);
+        self.share(integers, isa, ConvInputs { x, vector, residual, corner }, out, team);
     }
 
-    fn run_with<W: Panels>(
-        &self,
-        weights: W,
-        isa: Isa,
-        inputs: ConvInputs<W::Number>,
-        out: GridMut,
-        scratch: &mut [f32],
-    ) {
-        match self.is_turned() {
-            true => winograd::run(self, weights, isa, inputs, out, scratch),
-            false => direct::run(self, weights, isa, inputs, out, scratch),
+    fn share<W: Panels>(&self, weights: W, isa: Isa, inputs: ConvInputs<W::Number>, out: GridMut, team: Team) {
+        if self.is_turned() && winograd::has_few_tiles(out.view.shape, inputs.corner) && team.members() > 1 {
+            return self.share_panels(weights, isa, inputs, out, team);
         }
+        let grain = match self.is_turned() || self.geometry.upsample {
+            true => Grain { rows: 2, before: inputs.corner.odd[0] },
+            false => Grain::row(),
+        };
+        team.share_rows(out, grain, |band, first, scratch| {
+            let inputs = inputs.below(first, band.view.shape.height, self.geometry);
+            match self.is_turned() {
+                true => winograd::run(self, weights, isa, inputs, 0..self.weights.panels(), band, scratch),
+                false => direct::run(self, weights, isa, inputs, band, scratch),
+            }
+        });
+    }
+
+    /// Has each member turn the weights of other panels, where that takes longer than to turn the pixels. As pixels lie,
+    /// their panels are not apart: each member's are put in its scratch first.
+    fn share_panels<W: Panels>(&self, weights: W, isa: Isa, inputs: ConvInputs<W::Number>, out: GridMut, team: Team) {
+        let shape = out.view.shape;
+        let of = |panels: &Range<usize>| {
+            let channels = shape.channels.min(panels.end * LANES) - panels.start * LANES;
+            View::whole(Shape { channels, ..shape })
+        };
+        let work = |panels: Range<usize>, scratch: &mut [f32]| {
+            let view = of(&panels);
+            let (values, scratch) = scratch.split_at_mut(view.shape.len());
+            winograd::run(self, weights, isa, inputs, panels, GridMut { values, view }, scratch);
+        };
+        team.share_range(self.weights.panels(), work, |panels, values| {
+            let view = of(&panels);
+            let to = out.view.channels(panels.start * LANES, view.shape.channels);
+            copy(Grid { values, view }, GridMut { values: &mut *out.values, view: to });
+        });
     }
 
     /// Whether its input is rounded, and its products are those of integers.
@@ -159,9 +200,9 @@ struct Finish<'a> {
 }
 
 impl Finish<'_> {
-    /// The panel's channels of `out`.
-    fn narrow<'b>(&self, out: &'b mut GridMut) -> GridMut<'b> {
-        GridMut { view: out.view.channels(self.channel, self.channels), values: out.values }
+    /// The panel's channels of `out`, whose own begin at `first`.
+    fn narrow<'b>(&self, first: usize, out: &'b mut GridMut) -> GridMut<'b> {
+        GridMut { view: out.view.channels(self.channel - first, self.channels), values: out.values }
     }
 
     /// Writes the pixel of `out`, already narrowed, whose sums these are.

@@ -34,6 +34,11 @@ fn tiles(shape: Shape, Corner { odd: [row, column], .. }: Corner) -> (usize, usi
     (across, (shape.height + row).div_ceil(2) * across)
 }
 
+/// Whether turning the weights takes longer than all that is done for each tile.
+pub(super) fn has_few_tiles(shape: Shape, corner: Corner) -> bool {
+    tiles(shape, corner).1 <= 24
+}
+
 /// Values of scratch that [`run`] takes for an output of `shape` from `corner` on, or `None` where that overflows.
 pub(super) fn scratch<N: Number>(kernel: Kernel, shape: Shape, corner: Corner) -> Option<usize> {
     let (tiles, inputs) = (tiles(shape, corner).1.min(BAND), kernel.inputs);
@@ -41,12 +46,13 @@ pub(super) fn scratch<N: Number>(kernel: Kernel, shape: Shape, corner: Corner) -
     held::<N>(numbers)?.checked_add(PLACES * tiles * LANES)
 }
 
-/// Computes `conv`, which has [`super::Geometry::SAME`].
+/// Computes some panels of `conv`, which has [`super::Geometry::SAME`], into `out`, which has no others.
 pub(super) fn run<W: Panels>(
     conv: &Conv,
     weights: W,
     isa: Isa,
     inputs: ConvInputs<W::Number>,
+    panels: Range<usize>,
     mut out: GridMut,
     scratch: &mut [f32],
 ) {
@@ -61,7 +67,7 @@ pub(super) fn run<W: Panels>(
         isa.run(TurnInput { x: inputs.x, corner, across, first, count, out: rows });
         let band = Band { rows, channels, count, corner, across, first };
         let sums = &mut sums.as_chunks_mut().0.as_chunks_mut().0[..count];
-        for panel in 0..conv.weights.panels() {
+        for panel in panels.clone() {
             sums.fill([[Zeroable::zeroed(); LANES]; PLACES]);
             for start in (0..channels).step_by(slice::<W::Number>()) {
                 let slice = start..channels.min(start + slice::<W::Number>());
@@ -70,7 +76,7 @@ pub(super) fn run<W: Panels>(
                 band.add_products(isa, slice, turned, sums);
             }
             let finish = conv.finish(panel, W::Number::TURNED, inputs.vector, inputs.residual);
-            isa.run(TurnBack { band: &band, sums, finish, out: finish.narrow(&mut out) });
+            isa.run(TurnBack { band: &band, sums, finish, out: finish.narrow(panels.start * LANES, &mut out) });
         }
     }
 }
