@@ -156,6 +156,12 @@ impl Recipe {
         if !self.data.source.size.is_multiple_of(model.downsampling()) {
             return fault("data.source.size must divide by 2 for every level of the VQ-GAN");
         }
+        let crops = [self.vqgan.crop, self.decoder.as_ref().and_then(|decoder| decoder.crop)];
+        let fits =
+            |crop: usize| (1..=self.data.source.size).contains(&crop) && crop.is_multiple_of(model.downsampling());
+        if !crops.into_iter().flatten().all(fits) {
+            return fault("a crop must be at most data.source.size, and divide by 2 for every level of the VQ-GAN");
+        }
         if !(1..=65_536).contains(&model.codebook_size) || self.denoiser.thumbnail_codebook_size > 65_536 {
             return fault("a codebook must have 1…65536 entries");
         }
@@ -241,8 +247,10 @@ mod tests {
     #[test]
     fn what_is_off_is_not_part_of_what_checkpoints_are_known_by() {
         let recipe = Recipe::load(&recipes().join("avatars64.toml")).unwrap();
-        let text = serde_json::to_string(&(&recipe.data, &recipe.denoiser, &recipe.sampling)).unwrap();
-        assert!(!["flip", "dropout", "guidance"].iter().any(|key| text.contains(key)), "{text}");
+        let text =
+            serde_json::to_string(&(&recipe.data, &recipe.vqgan, &recipe.denoiser, &recipe.decoder, &recipe.sampling))
+                .unwrap();
+        assert!(!["flip", "dropout", "guidance", "crop"].iter().any(|key| text.contains(key)), "{text}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use rissole::index::{IndexSettings, build_index_while, order_by_likeness};
 use rissole::store::{BlockDatabase, DatabaseContents, RowBuffer};
 use rissole::{BlockGrid, Error, Result};
 
-use super::{Run, Stage, interrupted, normalised, progress};
+use super::{Run, Stage, interrupted, normalised, progress, whole};
 use crate::backend::Backend;
 use crate::backend::choice::on_device;
 use crate::backend::cpu::Cpu;
@@ -239,7 +239,8 @@ fn encode_pictures<B: Backend>(
     let mut codes = Vec::new();
     for images in images.chunks(BATCH) {
         check_interrupted()?;
-        let pixels: Vec<f32> = images.iter().flat_map(|&i| normalised(dataset, i as usize, mirrored)).collect();
+        let pixels: Vec<f32> =
+            images.iter().flat_map(|&i| normalised(dataset, i as usize, mirrored, whole(dataset))).collect();
         codes.extend(vqgan.encode(&pixels, dataset.height, dataset.width)?);
         bar.inc(images.len() as u64);
     }

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use rissole::network::Window;
 use rissole::store::BlockDatabase;
-use rissole::{Error, Result};
+use rissole::{Error, LatentShape, Result};
 
 use super::database::latent_codes;
 use super::training::Training;
@@ -22,11 +23,11 @@ struct OnLatents<'a, B: Backend> {
     pictures: Vec<u32>,
     /// `K × C`.
     codebook: Vec<f32>,
-    channels: usize,
     /// Codes of the latents in the order of the database, `N × H·W`; then maybe those of the same pictures mirrored.
     codes: Vec<u16>,
-    /// Cells of a latent.
-    cells: usize,
+    latent: LatentShape,
+    /// Cells of a square along its side, where squares are cut out.
+    crop: Option<usize>,
     batch: usize,
 }
 
@@ -39,18 +40,43 @@ impl<B: Backend> Training for OnLatents<'_, B> {
     }
 
     fn advance(&mut self, _saved_after: bool) -> Result<Vec<f64>> {
-        let (images, cells) = (self.pictures.len(), self.cells);
+        let (images, LatentShape { height, width, channels }) = (self.pictures.len(), self.latent);
+        let cell = self.dataset.width / width; // pixels along its side
+        let mut cells = Window { top: 0, left: 0, height, width };
         let (mut latents, mut pixels) = (Vec::new(), Vec::new());
         for _ in 0..self.batch {
-            let drawn = self.trainer.random.below(self.codes.len() / cells);
-            for &code in &self.codes[drawn * cells..][..cells] {
-                latents.extend(&self.codebook[usize::from(code) * self.channels..][..self.channels]);
+            let drawn = self.trainer.random.below(self.codes.len() / self.latent.cells());
+            if let Some(side) = self.crop {
+                let [top, left] = [height, width].map(|whole| self.trainer.random.below(whole - side + 1));
+                cells = Window { top, left, height: side, width: side };
             }
-            pixels.extend(normalised(&self.dataset, self.pictures[drawn % images] as usize, drawn >= images));
+            let codes = &self.codes[drawn * self.latent.cells()..][..self.latent.cells()];
+            for code in window_of(codes, width, cells) {
+                latents.extend(&self.codebook[usize::from(code) * channels..][..channels]);
+            }
+            pixels.extend(normalised(
+                &self.dataset,
+                self.pictures[drawn % images] as usize,
+                drawn >= images,
+                of_cells(cells, cell),
+            ));
         }
-        let e = self.trainer.train(&latents, &pixels, self.dataset.height, self.dataset.width)?;
+        let Window { height, width, .. } = of_cells(cells, cell);
+        let e = self.trainer.train(&latents, &pixels, height, width)?;
         Ok(vec![e.absolute, e.squared, e.perceptual, e.adversarial_weight, e.discriminator])
     }
+}
+
+/// The pixels of `cells`, each `cell` pixels high and wide.
+fn of_cells(cells: Window, cell: usize) -> Window {
+    let [top, left, height, width] = [cells.top, cells.left, cells.height, cells.width].map(|cells| cell * cells);
+    Window { top, left, height, width }
+}
+
+/// The codes in `cells` of a latent of `width` cells a row.
+fn window_of(codes: &[u16], width: usize, cells: Window) -> impl Iterator<Item = u16> {
+    let rows = codes.chunks_exact(width).skip(cells.top).take(cells.height);
+    rows.flat_map(move |row| row[cells.left..][..cells.width].iter().copied())
 }
 
 /// The training pictures in the order of `database`, which has them under their names.
@@ -86,9 +112,9 @@ impl Run {
             pictures: pictures_of(&database, &dataset, &split)?,
             dataset,
             codebook: database.codebook().to_vec(),
-            channels: grid.latent().channels,
             codes,
-            cells: grid.latent().cells(),
+            latent: grid.latent(),
+            crop: config.crop.map(|side| side / self.recipe.vqgan.model.downsampling()),
             batch: config.batch,
         };
         self.train(Stage::Decoder, training, config.steps)
@@ -114,5 +140,18 @@ impl Run {
             vqgan.replace_decoder(&trainer.into_averaged());
         }
         Ok(vqgan)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_and_pixels_are_of_the_same_square() {
+        let cells = Window { top: 1, left: 2, height: 2, width: 3 };
+        let codes: Vec<u16> = (0..30).collect();
+        assert!(window_of(&codes, 6, cells).eq([8, 9, 10, 14, 15, 16]));
+        assert_eq!(of_cells(cells, 4), Window { top: 4, left: 8, height: 8, width: 12 });
     }
 }

@@ -1,9 +1,10 @@
 //! Stage: train the VQ-GAN.
 
+use rissole::network::Window;
 use rissole::{Error, Result};
 
 use super::training::Training;
-use super::{Run, Stage, normalised};
+use super::{Run, Stage, normalised, whole};
 use crate::backend::Backend;
 use crate::backend::choice::on_device;
 use crate::backend::cpu::Cpu;
@@ -18,6 +19,7 @@ struct OnPictures<'a, B: Backend> {
     split: Split,
     batch: usize,
     flip: bool,
+    crop: Option<usize>,
 }
 
 impl<B: Backend> Training for OnPictures<'_, B> {
@@ -29,14 +31,21 @@ impl<B: Backend> Training for OnPictures<'_, B> {
     }
 
     fn advance(&mut self, _saved_after: bool) -> Result<Vec<f64>> {
-        let Self { trainer, dataset, split, batch, flip } = self;
+        let Self { trainer, dataset, split, batch, flip, crop } = self;
         let images = split.train.len();
         // The pictures, then the same mirrored.
         let all = if *flip { 2 * images } else { images };
-        let drawn: Vec<_> = (0..*batch).map(|_| trainer.random.below(all)).collect();
-        let pixels = |i: usize| normalised(dataset, split.train[i % images] as usize, i >= images);
-        let pixels: Vec<f32> = drawn.into_iter().flat_map(pixels).collect();
-        let l = trainer.train(&pixels, dataset.height, dataset.width)?;
+        let mut pixels = vec![];
+        let mut window = whole(dataset);
+        for _ in 0..*batch {
+            let i = trainer.random.below(all);
+            if let Some(side) = *crop {
+                let [top, left] = [dataset.height, dataset.width].map(|whole| trainer.random.below(whole - side + 1));
+                window = Window { top, left, height: side, width: side };
+            }
+            pixels.extend(normalised(dataset, split.train[i % images] as usize, i >= images, window));
+        }
+        let l = trainer.train(&pixels, window.height, window.width)?;
         let p = l.picture;
         Ok(vec![p.absolute, p.squared, p.perceptual, l.commitment, p.adversarial_weight, p.discriminator])
     }
@@ -51,12 +60,15 @@ impl Run {
         let (dataset, split) = self.dataset()?;
         // That of a later stage too: not found wanting after hours.
         for settings in self.recipe.clone().perceptual() {
-            Perceptual::open(&Cpu::default(), settings)?.check(dataset.height, dataset.width)?;
+            let crop = [self.recipe.vqgan.crop, self.recipe.decoder.as_ref().and_then(|decoder| decoder.crop)];
+            let side = crop.into_iter().flatten().min().unwrap_or(dataset.height);
+            Perceptual::open(&Cpu::default(), settings)?.check(side, side)?;
         }
         let config = &self.recipe.vqgan;
         let mut trainer = VqganTrainer::new(backend, config, self.recipe.seed);
         trainer.resume(&self.product(Stage::Vqgan))?;
-        let training = OnPictures { trainer, dataset, split, batch: config.batch, flip: self.recipe.data.flip };
+        let training =
+            OnPictures { trainer, dataset, split, batch: config.batch, flip: self.recipe.data.flip, crop: config.crop };
         self.train(Stage::Vqgan, training, config.steps)
     }
 

@@ -26,6 +26,9 @@ pub struct DecoderTraining {
     pub optimizer: OptimizerConfig,
     /// Pictures a step.
     pub batch: usize,
+    /// Pixels along the side of a square that is cut out of each, anywhere; absent: whole pictures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crop: Option<usize>,
     /// Steps.
     pub steps: u64,
     /// Weight of the squared error beside the absolute error, which counts 1.

@@ -27,6 +27,9 @@ pub struct VqganTraining {
     pub optimizer: OptimizerConfig,
     /// Pictures a step.
     pub batch: usize,
+    /// Pixels along the side of a square that is cut out of each, anywhere; absent: whole pictures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crop: Option<usize>,
     /// Steps.
     pub steps: u64,
     /// Steps at the start that pass latents through unquantized, so that the codebook starts on sensible ones.

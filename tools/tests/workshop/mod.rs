@@ -16,6 +16,7 @@ description = "squares"
 source = { path = "pictures", layout = "folder", size = 16 }
 [vqgan]
 batch = 2
+crop = 12
 steps = 6
 quantize_from = 2
 squared_weight = 1.0
@@ -51,6 +52,7 @@ halvings = 2
 optimizer = { rate = 1e-3, warmup = 2, weight_decay = 0.0, max_norm = 1.0, average_decay = 0.9 }
 [decoder]
 batch = 2
+crop = 12
 steps = 5
 squared_weight = 1.0
 difference_weight = 1.0
