@@ -16,6 +16,8 @@ use std::thread::{self, JoinHandle, Thread};
 
 /// Stack of a thread in bytes.
 const STACK: usize = 1 << 20;
+/// Bytes that are allocated to start a thread, generously.
+const HANDLE: usize = 1 << 10;
 
 /// How often a thread looks for work before it sleeps: some 20 µs.
 const LOOKS: usize = 1000;
@@ -78,9 +80,9 @@ impl Threads {
         1 + self.others.len()
     }
 
-    /// Bytes of the stacks of `count` threads, the caller's not counted.
-    pub fn stack_bytes(count: usize) -> u64 {
-        (count.saturating_sub(1) * STACK) as u64
+    /// Bytes that `count` threads take, most of them stacks; the caller's are not counted.
+    pub fn bytes(count: usize) -> u64 {
+        (count.saturating_sub(1) * (STACK + HANDLE)) as u64
     }
 
     /// Calls `work` with every item, on several threads at once. Allocates nothing, unless work panics.
@@ -150,7 +152,8 @@ impl Board {
 
     fn offer(&self, work: Work) -> Offered<'_> {
         let mut offer = self.offer_at_hand();
-        (offer.work, offer.caller) = (Some(work), Some(thread::current()));
+        // A panic that is left is of work that ended in another, of the caller's own.
+        (offer.work, offer.caller, offer.panic) = (Some(work), Some(thread::current()), None);
         self.offers.fetch_add(1, Ordering::Release);
         Offered(self)
     }
@@ -250,6 +253,12 @@ mod tests {
     fn a_panic_reaches_the_caller_and_the_threads_go_on() {
         let threads = Threads::start(3).unwrap();
         let here = thread::current().id();
+        for is_any in [true, false] {
+            let panic = catch_unwind(AssertUnwindSafe(|| {
+                threads.together(|| assert!(!is_any, "on purpose"));
+            }));
+            assert_eq!(panic.is_err(), is_any);
+        }
         for is_here in [true, false] {
             let all_there = std::sync::Barrier::new(3);
             let panic = catch_unwind(AssertUnwindSafe(|| {

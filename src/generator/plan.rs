@@ -110,7 +110,7 @@ impl Trial {
     fn plan(&self, threads: usize, residency: Residency, decoding: Decoding, load: Load) -> Plan {
         let Load { blocks, walk, latent, picture, .. } = load;
         let Decoding { tile, cost: decoding } = decoding;
-        let stacks = Threads::stack_bytes(threads);
+        let stacks = Threads::bytes(threads);
         let [sampling, once] = [blocks, 1].map(|at_once| Runs { at_once, threads });
         let alone = [self.sampling.iter().map(|n| n.held(sampling)).sum::<u64>(), decoding.held(once)];
         let held = match residency {
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!((sample.held, sample.peak), (10 + 100 + 40 + 200, 5 + 7));
         assert_eq!((decode.held, decode.peak), (20 + 600, 5 + 50));
         assert_eq!(plan(1, Residency::StageByStage, 0).needs(), 1000 + 620 + 55);
-        let stacks = Threads::stack_bytes(2);
+        let stacks = Threads::bytes(2);
         let [sample, decode] = plan(2, Residency::Together, 0).stages;
         assert_eq!((sample.held, decode.held), (50 + 600 + 620 + 60, 50 + 600 + 620 + 60), "two share the decoding");
         assert_eq!((sample.peak, decode.peak), (5 + 50 + 7 + stacks, 55 + stacks));
