@@ -57,9 +57,7 @@ impl GroupNorm {
             isa.run(Affine { x, means, factors, shift: &self.shift, silu: self.silu, out });
         });
     }
-}
 
-impl GroupNorm {
     fn share_moments(&self, isa: Isa, x: Grid, means: &mut [f32], factors: &mut [f32], team: &Team) {
         let Shape { channels, .. } = x.view.shape;
         // Whole groups; whole lanes where that can be.

@@ -8,7 +8,7 @@ use rissole::{Error, LatentShape, Result};
 
 use super::database::latent_codes;
 use super::training::Training;
-use super::{Run, Stage, normalised};
+use super::{Run, Stage, cut_out, normalised};
 use crate::backend::Backend;
 use crate::backend::choice::on_device;
 use crate::data::{Dataset, Split};
@@ -42,14 +42,12 @@ impl<B: Backend> Training for OnLatents<'_, B> {
     fn advance(&mut self, _saved_after: bool) -> Result<Vec<f64>> {
         let (images, LatentShape { height, width, channels }) = (self.pictures.len(), self.latent);
         let cell = self.dataset.width / width; // pixels along its side
-        let mut cells = Window { top: 0, left: 0, height, width };
+        let all = Window { top: 0, left: 0, height, width };
+        let mut cells = all;
         let (mut latents, mut pixels) = (Vec::new(), Vec::new());
         for _ in 0..self.batch {
             let drawn = self.trainer.random.below(self.codes.len() / self.latent.cells());
-            if let Some(side) = self.crop {
-                let [top, left] = [height, width].map(|whole| self.trainer.random.below(whole - side + 1));
-                cells = Window { top, left, height: side, width: side };
-            }
+            cells = cut_out(all, self.crop, &mut self.trainer.random);
             let codes = &self.codes[drawn * self.latent.cells()..][..self.latent.cells()];
             for code in window_of(codes, width, cells) {
                 latents.extend(&self.codebook[usize::from(code) * channels..][..channels]);

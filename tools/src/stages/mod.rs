@@ -23,6 +23,7 @@ use rissole::{Error, Result};
 use crate::backend::choice::{Choice, Precision, Wanted};
 use crate::data::{self, Dataset, Split};
 use crate::evaluate::features::FeatureArgs;
+use crate::random::Random;
 use crate::recipe::Recipe;
 use crate::train::checkpoint::settings_hash;
 use crate::train::group::Group;
@@ -277,6 +278,13 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 /// All of a picture.
 fn whole(dataset: &Dataset) -> Window {
     Window { top: 0, left: 0, height: dataset.height, width: dataset.width }
+}
+
+/// A square of `side` within `whole`, anywhere; all of it where there is no side.
+fn cut_out(whole: Window, side: Option<usize>, random: &mut Random) -> Window {
+    let Some(side) = side else { return whole };
+    let [down, right] = [whole.height, whole.width].map(|whole| random.below(whole - side + 1));
+    Window { top: whole.top + down, left: whole.left + right, height: side, width: side }
 }
 
 /// Pixels of a window of one picture in −1…1; first each row is turned backwards where the picture is `mirrored`.

@@ -1,10 +1,9 @@
 //! Stage: train the VQ-GAN.
 
-use rissole::network::Window;
 use rissole::{Error, Result};
 
 use super::training::Training;
-use super::{Run, Stage, normalised, whole};
+use super::{Run, Stage, cut_out, normalised, whole};
 use crate::backend::Backend;
 use crate::backend::choice::on_device;
 use crate::backend::cpu::Cpu;
@@ -39,10 +38,7 @@ impl<B: Backend> Training for OnPictures<'_, B> {
         let mut window = whole(dataset);
         for _ in 0..*batch {
             let i = trainer.random.below(all);
-            if let Some(side) = *crop {
-                let [top, left] = [dataset.height, dataset.width].map(|whole| trainer.random.below(whole - side + 1));
-                window = Window { top, left, height: side, width: side };
-            }
+            window = cut_out(whole(dataset), *crop, &mut trainer.random);
             pixels.extend(normalised(dataset, split.train[i % images] as usize, i >= images, window));
         }
         let l = trainer.train(&pixels, window.height, window.width)?;
@@ -59,12 +55,14 @@ impl Run {
     fn train_vqgan_on<B: Backend>(&self, backend: &B) -> Result<()> {
         let (dataset, split) = self.dataset()?;
         // That of a later stage too: not found wanting after hours.
-        for settings in self.recipe.clone().perceptual() {
-            let crop = [self.recipe.vqgan.crop, self.recipe.decoder.as_ref().and_then(|decoder| decoder.crop)];
-            let side = crop.into_iter().flatten().min().unwrap_or(dataset.height);
-            Perceptual::open(&Cpu::default(), settings)?.check(side, side)?;
-        }
         let config = &self.recipe.vqgan;
+        let later = self.recipe.decoder.as_ref().map(|decoder| (&decoder.perceptual, decoder.crop));
+        for (perceptual, crop) in [(&config.perceptual, config.crop)].into_iter().chain(later) {
+            if let Some(settings) = perceptual {
+                let [height, width] = [dataset.height, dataset.width].map(|whole| crop.unwrap_or(whole));
+                Perceptual::open(&Cpu::default(), settings)?.check(height, width)?;
+            }
+        }
         let mut trainer = VqganTrainer::new(backend, config, self.recipe.seed);
         trainer.resume(&self.product(Stage::Vqgan))?;
         let training =
