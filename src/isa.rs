@@ -26,6 +26,12 @@ pub(crate) enum Isa {
     /// The same and VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    /// NEON and its dot products of bytes.
+    #[cfg(target_arch = "aarch64")]
+    NeonDots,
+    /// The baseline made to work as if it had dot products, to compare them on processors that have none.
+    #[cfg(test)]
+    BaselineDots,
 }
 
 impl Isa {
@@ -43,9 +49,26 @@ impl Isa {
             let vnni = avx512 && is_x86_feature_detected!("avx512vnni");
             [avx2.then_some(Self::Avx2), avx512.then_some(Self::Avx512), vnni.then_some(Self::Avx512Vnni)]
         };
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        let more = [std::arch::is_aarch64_feature_detected!("dotprod").then_some(Self::NeonDots)];
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         let more: [Option<Self>; 0] = [];
-        std::iter::once(Self::Baseline).chain(more.into_iter().flatten())
+        #[cfg(test)]
+        let least = [Self::BaselineDots, Self::Baseline];
+        #[cfg(not(test))]
+        let least = [Self::Baseline];
+        least.into_iter().chain(more.into_iter().flatten())
+    }
+
+    /// Whether integers are best multiplied as bytes, by dot products.
+    pub fn has_dots(self) -> bool {
+        match self {
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDots => true,
+            #[cfg(test)]
+            Self::BaselineDots => true,
+            _ => false,
+        }
     }
 
     /// Does `task` with this instruction set. It is never inlined into its caller, which keeps the registers of the
@@ -62,6 +85,11 @@ impl Isa {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => unsafe { avx512_vnni(task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDots => unsafe { neon_dots(task) },
+            #[cfg(test)]
+            Self::BaselineDots => baseline(task),
         }
     }
 }
@@ -90,6 +118,13 @@ fn avx512<T: Task>(task: T) {
 #[inline(never)]
 fn avx512_vnni<T: Task>(task: T) {
     task.run::<simd::Avx512<true>>();
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "dotprod")]
+#[inline(never)]
+fn neon_dots<T: Task>(task: T) {
+    task.run::<simd::NeonDots>();
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
-//! NEON, which every aarch64 has.
+//! NEON, which every aarch64 has, and its dot products, which newer ones have (from Cortex-A55 and A75 on).
 
 use std::arch::aarch64::{
-    int16x8_t, int32x4_t, vget_low_s16, vld1q_s16, vld1q_s32, vmlal_high_n_s16, vmlal_n_s16, vst1q_s32,
+    int16x8_t, int32x4_t, vget_low_s16, vld1q_s8, vld1q_s16, vld1q_s32, vmlal_high_n_s16, vmlal_n_s16, vst1q_s32,
 };
+use std::arch::asm;
 
 use super::Simd;
 
@@ -47,6 +48,56 @@ impl Simd for Neon {
                     sums[2 * half] = vmlal_n_s16(sums[2 * half], vget_low_s16(weights), value);
                     sums[2 * half + 1] = vmlal_high_n_s16(sums[2 * half + 1], weights, value);
                 }
+            }
+        }
+        sums
+    }
+}
+
+/// Used where the CPU has dot products: only [`crate::isa::Isa::run`] names it.
+pub struct NeonDots;
+
+impl Simd for NeonDots {
+    type Sums = <Neon as Simd>::Sums;
+    type Pair = <Neon as Simd>::Pair;
+
+    #[inline(always)]
+    fn sums(values: [i32; 16]) -> Self::Sums {
+        Neon::sums(values)
+    }
+
+    #[inline(always)]
+    fn values(sums: Self::Sums) -> [i32; 16] {
+        Neon::values(sums)
+    }
+
+    #[inline(always)]
+    fn pair(first: &[i16; 16], second: &[i16; 16]) -> Self::Pair {
+        Neon::pair(first, second)
+    }
+
+    #[inline(always)]
+    fn add_products(sums: Self::Sums, values: [i16; 2], pair: Self::Pair) -> Self::Sums {
+        Neon::add_products(sums, values, pair)
+    }
+
+    #[inline(always)]
+    fn add_dots<const Q: usize>(mut sums: Self::Sums, values: &[i8; 16], weights: &[[i8; 4]; 16]) -> Self::Sums {
+        // SAFETY: the array holds the sixteen values that are read.
+        let values = unsafe { vld1q_s8(values.as_ptr()) };
+        for (sums, weights) in sums.iter_mut().zip(weights.as_chunks::<4>().0) {
+            // SAFETY: the array holds the sixteen weights that are read; the CPU has the instruction, which touches no
+            // memory. The intrinsic of its name, `vdotq_laneq_s32`, is not stable yet.
+            unsafe {
+                let weights = vld1q_s8(weights.as_flattened().as_ptr());
+                asm!(
+                    "sdot {sums:v}.4s, {weights:v}.16b, {values:v}.4b[{quarter}]",
+                    sums = inout(vreg) *sums,
+                    weights = in(vreg) weights,
+                    values = in(vreg) values,
+                    quarter = const Q,
+                    options(pure, nomem, nostack, preserves_flags),
+                );
             }
         }
         sums

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::grid::{Grid, Shape};
-use super::lanes::{LANES, load};
+use super::lanes::{LANES, Lanes, load};
+use super::number::Digits;
 use crate::isa::{Isa, Simd, Task};
 
 /// How values become integers: `QuantizeLinear` of ONNX, and the zero point taken away again.
@@ -42,9 +43,46 @@ impl Rounding {
         self.scale
     }
 
+    #[inline(always)]
+    fn rounded(self, values: Lanes) -> [i16; LANES] {
+        let [least, most] = [self.least, self.most].map(f32::from);
+        let mut integers = [0; LANES];
+        for i in 0..LANES {
+            integers[i] = nearest((values[i] / self.scale).max(least).min(most));
+        }
+        integers
+    }
+
     /// Rounds all of `x` into `out`, whose pixels lie side by side; behind them it has zeros for one more.
     pub(super) fn round(self, isa: Isa, x: Grid, out: &mut [i16]) {
         isa.run(Round { rounding: self, x, out });
+    }
+
+    /// How many digits of `i8` an integer less [`Self::middle`] has: one where the integers, 0 among them, are at most 256.
+    fn digits(self) -> usize {
+        match self.most.max(0) - self.least.min(0) {
+            ..=255 => 1,
+            _ => 2,
+        }
+    }
+
+    /// What integers are made less by before they are digits; 0 where there are two.
+    pub(super) fn middle(self) -> i16 {
+        match self.digits() {
+            1 => self.least.min(0) + 128,
+            _ => 0,
+        }
+    }
+
+    /// That of the digits of an activation of `shape`: those of a pixel are `[digits, channels / LANES]`, the low ones first.
+    pub(super) fn digits_shape(self, shape: Shape) -> Shape {
+        Shape { channels: self.digits() * shape.channels.div_ceil(LANES), ..shape }
+    }
+
+    /// Rounds all of `x` into the digits `out`, of [`Self::digits_shape`], whose pixels lie side by side; behind them it has
+    /// those of zeros for one more.
+    pub(super) fn round_to_digits(self, isa: Isa, x: Grid, out: &mut [Digits]) {
+        isa.run(RoundToDigits { rounding: self, x, out });
     }
 }
 
@@ -57,22 +95,68 @@ struct Round<'a> {
 impl Task for Round<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Self { rounding: Rounding { scale, least, most }, x, out } = self;
+        let Self { rounding, x, out } = self;
         let Shape { channels, width, .. } = x.view.shape;
         let (pixels, zeros) = out.split_at_mut(x.view.shape.len());
-        let [least, most] = [least, most].map(f32::from);
         for (at, out) in pixels.chunks_exact_mut(channels).enumerate() {
             let values = x.pixel(at / width, at % width);
             for (values, out) in values.chunks(LANES).zip(out.chunks_mut(LANES)) {
-                let mut integers = [0; LANES];
-                for (integer, value) in integers.iter_mut().zip(load(values)) {
-                    *integer = nearest((value / scale).max(least).min(most));
-                }
-                out.copy_from_slice(&integers[..out.len()]);
+                out.copy_from_slice(&rounding.rounded(load(values))[..out.len()]);
             }
         }
         zeros.fill(0);
     }
+}
+
+struct RoundToDigits<'a> {
+    rounding: Rounding,
+    x: Grid<'a>,
+    out: &'a mut [Digits],
+}
+
+impl Task for RoundToDigits<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Self { rounding, x, out } = self;
+        let Shape { channels, width, .. } = x.view.shape;
+        let (shape, middle) = (rounding.digits_shape(x.view.shape), rounding.middle());
+        let (pixels, zeros) = out.split_at_mut(shape.len());
+        for (at, out) in pixels.chunks_exact_mut(shape.channels).enumerate() {
+            let values = x.pixel(at / width, at % width);
+            let (low, high) = out.split_at_mut(channels.div_ceil(LANES));
+            for (i, values) in values.chunks(LANES).enumerate() {
+                let mut integers = rounding.rounded(load(values));
+                for integer in &mut integers {
+                    *integer -= middle;
+                }
+                low[i] = lows(integers);
+                if let Some(high) = high.get_mut(i) {
+                    *high = highs(integers);
+                }
+            }
+        }
+        zeros.fill(lows([-middle; LANES]));
+    }
+}
+
+/// The low digits of integers.
+#[inline(always)]
+fn lows(integers: [i16; LANES]) -> Digits {
+    let mut digits = [0; LANES];
+    for i in 0..LANES {
+        digits[i] = integers[i] as i8;
+    }
+    digits
+}
+
+/// The high digits, each worth 256.
+#[inline(always)]
+fn highs(integers: [i16; LANES]) -> Digits {
+    let mut digits = [0; LANES];
+    for i in 0..LANES {
+        digits[i] = ((integers[i] + 128) >> 8) as i8;
+    }
+    digits
 }
 
 /// The nearest integer, of two the even one, of a value within −2²²…2²².

@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
+use bytemuck::Zeroable;
 use serde::{Deserialize, Serialize};
 
 use super::array::{Array, Visitor};
 use super::lanes::{LANES, Lanes, load, scaled};
-use super::number::Number;
+use super::number::{Digits, Number, Turnable, quads};
 use super::rounding::Rounding;
 use crate::isa::{Isa, Simd, Task};
 
@@ -41,6 +42,11 @@ impl Kernel {
     /// Number of values of a panel.
     pub(super) fn panel_len(self) -> usize {
         self.taps() * self.inputs * LANES
+    }
+
+    /// Number of [`Digits`] of a panel whose weights are multiplied by them.
+    pub(super) fn digits_len(self) -> usize {
+        self.taps() * self.inputs.div_ceil(LANES) * LANES
     }
 
     /// Where a panel's values lie.
@@ -171,11 +177,16 @@ impl Weights {
 pub(super) trait Panels: Copy + Sync {
     /// What they are multiplied as.
     type Number: Number;
+    /// Whether sums of weights are such numbers too.
+    const ARE_FOLDED: bool = true;
+
+    /// Numbers that a panel is made of.
+    fn panel_len(self) -> usize;
 
     /// A panel, `[taps, inputs, LANES]`, made in `scratch` where it is not stored so.
     ///
-    /// For a `quarter` of a picture of twice the size, whose pixels are each input pixel four times, these are the
-    /// 2×2 sums of those of the 3×3 taps that meet the same input pixel.
+    /// For a `quarter` of a picture of twice the size, whose pixels are each input pixel four times, these are, where they
+    /// are [folded](Self::ARE_FOLDED), the 2×2 sums of those of the 3×3 taps that meet the same input pixel.
     fn panel<'a>(
         self,
         isa: Isa,
@@ -186,8 +197,15 @@ pub(super) trait Panels: Copy + Sync {
     where
         Self: 'a;
 
-    /// Those of 3×3 weights of a panel that meet the inputs `slice`, for Winograd's convolution: `out` is
-    /// `[PLACES, slice, LANES]`. Exact but for `f32`.
+    /// What the sums of a panel begin with, those of the highest digit.
+    fn start(self, _isa: Isa, _panel: usize) -> [<Self::Number as Number>::Sum; LANES] {
+        [Zeroable::zeroed(); LANES]
+    }
+}
+
+/// Panels of weights that Winograd's convolution can turn.
+pub(super) trait TurnablePanels: Panels<Number: Turnable> {
+    /// Those of 3×3 weights of a panel that meet the inputs `slice`: `out` is `[PLACES, slice, LANES]`. Exact but for `f32`.
     fn turn(self, isa: Isa, panel: usize, slice: Range<usize>, out: &mut [Self::Number]);
 }
 
@@ -202,6 +220,10 @@ pub(super) struct Floats<'a>(pub &'a Weights);
 impl Panels for Floats<'_> {
     type Number = f32;
 
+    fn panel_len(self) -> usize {
+        self.0.kernel.panel_len()
+    }
+
     fn panel<'a>(self, isa: Isa, panel: usize, quarter: Option<Quarter>, scratch: &'a mut [f32]) -> &'a [f32]
     where
         Self: 'a,
@@ -213,7 +235,9 @@ impl Panels for Floats<'_> {
             (Values::Int8(values) | Values::Integers(values, _), _) => expand(isa, &values[range], quarter, scratch),
         }
     }
+}
 
+impl TurnablePanels for Floats<'_> {
     fn turn(self, isa: Isa, panel: usize, slice: Range<usize>, out: &mut [f32]) {
         let range = self.0.kernel.panel(panel);
         match &self.0.values {
@@ -235,20 +259,64 @@ pub(super) struct Integers<'a> {
 impl Panels for Integers<'_> {
     type Number = i16;
 
+    fn panel_len(self) -> usize {
+        self.kernel.panel_len()
+    }
+
     fn panel<'a>(self, isa: Isa, panel: usize, quarter: Option<Quarter>, scratch: &'a mut [i16]) -> &'a [i16]
     where
         Self: 'a,
     {
         expand(isa, &self.values[self.kernel.panel(panel)], quarter, scratch)
     }
+}
 
+impl TurnablePanels for Integers<'_> {
     fn turn(self, isa: Isa, panel: usize, slice: Range<usize>, out: &mut [i16]) {
         isa.run(Turn::<_, _, LANES> { values: &self.values[self.kernel.panel(panel)], slice, out });
     }
 }
 
+/// Weights that are multiplied by digits of integers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ByDigits<'a> {
+    pub integers: Integers<'a>,
+    /// [`Rounding::middle`] of the integers.
+    pub middle: i16,
+}
+
+impl Panels for ByDigits<'_> {
+    type Number = Digits;
+    const ARE_FOLDED: bool = false;
+
+    fn panel_len(self) -> usize {
+        self.integers.kernel.digits_len()
+    }
+
+    /// `[taps, inputs / LANES, LANES]`, each of the order of [`quads`].
+    fn panel<'a>(self, isa: Isa, panel: usize, _: Option<Quarter>, scratch: &'a mut [Digits]) -> &'a [Digits]
+    where
+        Self: 'a,
+    {
+        let Integers { kernel, values } = self.integers;
+        let out = &mut scratch[..self.panel_len()];
+        isa.run(Regroup { values: &values[kernel.panel(panel)], inputs: kernel.inputs, out });
+        out
+    }
+
+    /// What was taken from the integers, times the weights.
+    fn start(self, isa: Isa, panel: usize) -> [i32; LANES] {
+        let Integers { kernel, values } = self.integers;
+        let mut sums = [0; LANES];
+        if self.middle != 0 {
+            isa.run(Multiplied { values: &values[kernel.panel(panel)], by: self.middle, sums: &mut sums });
+        }
+        sums
+    }
+}
+
 /// Stored weights of a panel as numbers, for a quarter or as they are.
-fn expand<'a, T: Copy + Into<N>, N: Number>(
+fn expand<'a, T: Copy + Into<N>, N: Turnable>(
     isa: Isa,
     values: &[T],
     quarter: Option<Quarter>,
@@ -262,7 +330,7 @@ fn expand<'a, T: Copy + Into<N>, N: Number>(
     out
 }
 
-fn fold<'a, T: Copy + Into<N>, N: Number>(isa: Isa, values: &[T], quarter: Quarter, scratch: &'a mut [N]) -> &'a [N] {
+fn fold<'a, T: Copy + Into<N>, N: Turnable>(isa: Isa, values: &[T], quarter: Quarter, scratch: &'a mut [N]) -> &'a [N] {
     let out = &mut scratch[..values.len() / 9 * 4];
     isa.run(Fold { values, quarter, out });
     out
@@ -298,6 +366,48 @@ impl<T: Copy + Into<N>, N: Number> Task for Expand<'_, T, N> {
     }
 }
 
+/// Brings weights `[taps, inputs, LANES]` into the order of [`quads`].
+struct Regroup<'a> {
+    values: &'a [i8],
+    inputs: usize,
+    out: &'a mut [Digits],
+}
+
+impl Task for Regroup<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let mut out = self.out.as_chunks_mut().0.iter_mut();
+        for tap in self.values.as_chunks().0.chunks_exact(self.inputs) {
+            for (weights, out) in tap.chunks(LANES).zip(&mut out) {
+                *out = quads(weights);
+            }
+        }
+    }
+}
+
+/// The sums of weights `[values, LANES]`, multiplied.
+struct Multiplied<'a> {
+    values: &'a [i8],
+    by: i16,
+    sums: &'a mut [i32; LANES],
+}
+
+impl Task for Multiplied<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let mut sums = [0i32; LANES];
+        for weights in self.values.as_chunks::<LANES>().0 {
+            for lane in 0..LANES {
+                sums[lane] += i32::from(weights[lane]);
+            }
+        }
+        for sum in &mut sums {
+            *sum = sum.wrapping_mul(self.by.into());
+        }
+        *self.sums = sums;
+    }
+}
+
 /// Sums 3×3 taps to 2×2.
 struct Fold<'a, T, N> {
     values: &'a [T],
@@ -305,7 +415,7 @@ struct Fold<'a, T, N> {
     out: &'a mut [N],
 }
 
-impl<T: Copy + Into<N>, N: Number> Task for Fold<'_, T, N> {
+impl<T: Copy + Into<N>, N: Turnable> Task for Fold<'_, T, N> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let Self { values, quarter: [row, column], out } = self;
@@ -322,18 +432,18 @@ impl<T: Copy + Into<N>, N: Number> Task for Fold<'_, T, N> {
 /// Output row 2y + `row` looks at input rows y − 1 and y, or y and y + 1: which of the two tap row `tap` of 0, 1, 2
 /// meets.
 #[inline(always)]
-fn folded(row: usize, tap: usize) -> usize {
+pub(super) fn folded(row: usize, tap: usize) -> usize {
     usize::from(tap > row)
 }
 
-/// G · weights · Gᵀ of Lavin & Gray, over [`Number::TURNED`], `W` outputs at a time.
+/// G · weights · Gᵀ of Lavin & Gray, over [`Turnable::TURNED`], `W` outputs at a time.
 struct Turn<'a, T, N, const W: usize> {
     values: &'a [T],
     slice: Range<usize>,
     out: &'a mut [N],
 }
 
-impl<T: Copy + Into<N>, N: Number, const W: usize> Task for Turn<'_, T, N, W> {
+impl<T: Copy + Into<N>, N: Turnable, const W: usize> Task for Turn<'_, T, N, W> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let Self { values, slice, out } = self;

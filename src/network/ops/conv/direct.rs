@@ -1,12 +1,10 @@
 //! Any convolution, as a product of its weights with the pixels that each output pixel looks at.
 
-use bytemuck::Zeroable;
-
 use super::super::grid::{Grid, GridMut, Shape, View};
 use super::super::lanes::LANES;
 use super::super::number::Number;
-use super::super::weights::{Panels, Quarter};
-use super::{Conv, ConvInputs, Corner, Finish, take};
+use super::super::weights::{Panels, Quarter, folded};
+use super::{Conv, ConvInputs, Corner, Finish, Geometry, take};
 use crate::isa::{Isa, Simd, Task};
 
 /// Computes `conv`.
@@ -18,7 +16,7 @@ pub(super) fn run<W: Panels>(
     out: GridMut,
     scratch: &mut [f32],
 ) {
-    let (scratch, _) = take(scratch, conv.weights.kernel.panel_len());
+    let (scratch, _) = take(scratch, weights.panel_len());
     let mut part = |quarter: Option<Quarter>| {
         let shrunk = |view: View| quarter.map_or(view, |quarter| every_second(view, quarter));
         let out = GridMut { view: shrunk(out.view), values: &mut *out.values };
@@ -41,21 +39,26 @@ fn panels<W: Panels>(
     mut out: GridMut,
     scratch: &mut [W::Number],
 ) {
-    let (size, pad, stride) = (conv.geometry.size, conv.geometry.pad, conv.geometry.stride);
+    let Geometry { size, pad, stride, .. } = conv.geometry;
     let ([top, left], size) = match quarter {
-        Some([row, column]) => ([1 - row, 1 - column], 2),
+        Some([row, column]) => ([1 - row, 1 - column], if W::ARE_FOLDED { 2 } else { 3 }),
         None => ([pad; 2], size),
     };
-    let window = Window { top: top.wrapping_sub(before[0]), left: left.wrapping_sub(before[1]), size };
+    let unfolded = quarter.filter(|_| !W::ARE_FOLDED);
+    let window = Window { top: top.wrapping_sub(before[0]), left: left.wrapping_sub(before[1]), size, unfolded };
     for panel in 0..conv.weights.panels() {
         let finish = conv.finish(panel, 1.0, vector, residual);
+        let start = weights.start(isa, panel);
         let weights = weights.panel(isa, panel, quarter, scratch);
-        let work = Panel { x, window, stride, weights, finish };
+        let digits = x.view.shape.channels / (weights.len() / (size * size * LANES));
+        let work = Panel { x, digits, window, stride, start, weights, finish };
         let mut out = finish.narrow(0, &mut out);
         match isa {
             // As many sums as there are registers for.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Avx512Vnni => work.tiles::<14>(isa, &mut out),
+            // A pixel's digits take a register beside those of its sums.
+            _ if isa.has_dots() => work.tiles::<5>(isa, &mut out),
             _ => work.tiles::<6>(isa, &mut out),
         }
     }
@@ -75,15 +78,32 @@ struct Window {
     top: usize,
     left: usize,
     size: usize,
+    /// For this quarter of a picture of twice the size, whose pixels lie in it twice in either direction.
+    unfolded: Option<Quarter>,
+}
+
+impl Window {
+    /// Where the pixel of a tap lies in the window.
+    #[inline(always)]
+    fn pixel(self, [row, column]: [usize; 2]) -> [usize; 2] {
+        match self.unfolded {
+            Some(quarter) => [folded(quarter[0], row), folded(quarter[1], column)],
+            None => [row, column],
+        }
+    }
 }
 
 /// A panel of outputs.
 #[derive(Debug, Clone, Copy)]
-struct Panel<'a, N> {
+struct Panel<'a, N: Number> {
+    /// A pixel's values are those of its lowest digit, of the next and so on.
     x: Grid<'a, N>,
+    digits: usize,
     window: Window,
     stride: usize,
-    /// `[size·size, input channels, LANES]`
+    /// What the sums of the highest digit begin with.
+    start: [N::Sum; LANES],
+    /// `[size·size, values of a digit, LANES]`
     weights: &'a [N],
     finish: Finish<'a>,
 }
@@ -96,16 +116,37 @@ impl<N: Number> Panel<'_, N> {
         }
     }
 
-    /// The sums of products of the pixels at `positions`: over taps, then over channels.
+    /// The sums of products of the pixels at `positions`: over digits, then over taps, then over channels.
     #[inline(always)]
     fn sums<S: Simd, const P: usize>(&self, positions: [(usize, usize); P]) -> [[N::Sum; LANES]; P] {
+        let mut sums = [self.start; P];
+        for digit in (0..self.digits).rev() {
+            sums = self.add_digit::<S, P>(digit, positions, sums);
+            if digit > 0 {
+                for sums in &mut sums {
+                    *sums = N::raised(*sums);
+                }
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn add_digit<S: Simd, const P: usize>(
+        &self,
+        digit: usize,
+        positions: [(usize, usize); P],
+        mut sums: [[N::Sum; LANES]; P],
+    ) -> [[N::Sum; LANES]; P] {
         let Self { x: Grid { values, view }, window, stride, weights, .. } = *self;
         let Shape { channels, height, width } = view.shape;
         // Zeros stand for pixels outside. They lie behind the others, so that a choice of offset is a choice of both.
         let outside = values.len() - channels;
-        let mut sums = [[N::Sum::zeroed(); LANES]; P];
-        let (mut dy, mut dx) = (0, 0);
+        let channels = channels / self.digits;
+        let values = &values[digit * channels..];
+        let (mut row, mut column) = (0, 0);
         for weights in weights.as_chunks().0.chunks_exact(channels) {
+            let [dy, dx] = window.pixel([row, column]);
             let mut rows: [&[N]; P] = [&[]; P];
             for (row, (y, x)) in rows.iter_mut().zip(positions) {
                 let (y, x) = ((y * stride + dy).wrapping_sub(window.top), (x * stride + dx).wrapping_sub(window.left));
@@ -115,15 +156,15 @@ impl<N: Number> Panel<'_, N> {
                 *row = &values[if inside { offset } else { outside }..][..channels];
             }
             sums = N::accumulate::<S, P>(rows, weights, sums);
-            dx += 1;
-            (dy, dx) = if dx == window.size { (dy + 1, 0) } else { (dy, dx) };
+            column += 1;
+            (row, column) = if column == window.size { (row + 1, 0) } else { (row, column) };
         }
         sums
     }
 }
 
 /// Up to `P` pixels of a panel's outputs, from number `first` on.
-struct Tile<'a, N, const P: usize> {
+struct Tile<'a, N: Number, const P: usize> {
     panel: &'a Panel<'a, N>,
     first: usize,
     out: GridMut<'a>,

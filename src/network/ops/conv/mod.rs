@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::grid::{Grid, GridMut, Shape, View};
 use super::lanes::{LANES, Lanes, add, fma, load, scaled, silus, store};
-use super::number::Number;
+use super::number::{Digits, Turnable};
 use super::pointwise::copy;
-use super::weights::{Floats, Panels, Weights};
+use super::weights::{ByDigits, Floats, Panels, TurnablePanels, Weights};
 use crate::isa::Isa;
 use crate::network::team::{Grain, Scratch, Team};
 
@@ -95,14 +95,18 @@ impl Conv {
     pub fn scratch(&self, x: Shape, out: Shape, corner: Corner) -> Option<Scratch> {
         Some(match self.weights.integers() {
             None => Scratch { common: 0, each: self.scratch_of::<f32>(out, corner)? },
-            Some(_) => {
-                let rounded = x.len().checked_add(x.channels)?;
-                Scratch { common: held::<i16>(rounded)?, each: self.scratch_of::<i16>(out, corner)? }
+            // The same for all instruction sets, so that so are plans.
+            Some((rounding, _)) => {
+                let rounded = held::<i16>(x.len().checked_add(x.channels)?)?;
+                let digits = rounding.digits_shape(x);
+                let digits = held::<Digits>(digits.len().checked_add(digits.channels)?)?;
+                let each = held::<Digits>(self.weights.kernel.digits_len())?;
+                Scratch { common: rounded.max(digits), each: self.scratch_of::<i16>(out, corner)?.max(each) }
             }
         })
     }
 
-    fn scratch_of<N: Number>(&self, out: Shape, corner: Corner) -> Option<usize> {
+    fn scratch_of<N: Turnable>(&self, out: Shape, corner: Corner) -> Option<usize> {
         match self.is_turned() {
             true => {
                 let part = if winograd::has_few_tiles(out, corner) { out.len() } else { 0 };
@@ -119,6 +123,15 @@ impl Conv {
             return self.share(Floats(&self.weights), isa, inputs, out, team);
         };
         let ConvInputs { x, vector, residual, corner } = inputs;
+        if isa.has_dots() {
+            // Winograd's convolution would need digits of the weights too.
+            let shape = rounding.digits_shape(x.view.shape);
+            let (digits, _) = take(common, shape.len() + shape.channels);
+            rounding.round_to_digits(isa, x, digits);
+            let x = Grid { values: &*digits, view: View::whole(shape) };
+            let weights = ByDigits { integers, middle: rounding.middle() };
+            return self.share_rows(weights, isa, ConvInputs { x, vector, residual, corner }, out, team);
+        }
         let shape = x.view.shape;
         let (rounded, _) = take(common, shape.len() + shape.channels);
         rounding.round(isa, x, rounded);
@@ -126,26 +139,37 @@ impl Conv {
         self.share(integers, isa, ConvInputs { x, vector, residual, corner }, out, team);
     }
 
-    fn share<W: Panels>(&self, weights: W, isa: Isa, inputs: ConvInputs<W::Number>, out: GridMut, team: Team) {
-        if self.is_turned() && winograd::has_few_tiles(out.view.shape, inputs.corner) && team.members() > 1 {
+    fn share<W: TurnablePanels>(&self, weights: W, isa: Isa, inputs: ConvInputs<W::Number>, out: GridMut, team: Team) {
+        if !self.is_turned() {
+            return self.share_rows(weights, isa, inputs, out, team);
+        }
+        if winograd::has_few_tiles(out.view.shape, inputs.corner) && team.members() > 1 {
             return self.share_panels(weights, isa, inputs, out, team);
         }
-        let grain = match self.is_turned() || self.geometry.upsample {
-            true => Grain { rows: 2, before: inputs.corner.odd[0] },
-            false => Grain::row(),
-        };
+        team.share_rows(out, pairs(inputs.corner), |band, first, scratch| {
+            let inputs = inputs.below(first, band.view.shape.height, self.geometry);
+            winograd::run(self, weights, isa, inputs, 0..self.weights.panels(), band, scratch);
+        });
+    }
+
+    fn share_rows<W: Panels>(&self, weights: W, isa: Isa, inputs: ConvInputs<W::Number>, out: GridMut, team: Team) {
+        let grain = if self.geometry.upsample { pairs(inputs.corner) } else { Grain::row() };
         team.share_rows(out, grain, |band, first, scratch| {
             let inputs = inputs.below(first, band.view.shape.height, self.geometry);
-            match self.is_turned() {
-                true => winograd::run(self, weights, isa, inputs, 0..self.weights.panels(), band, scratch),
-                false => direct::run(self, weights, isa, inputs, band, scratch),
-            }
+            direct::run(self, weights, isa, inputs, band, scratch);
         });
     }
 
     /// Has each member turn the weights of other panels, where that takes longer than to turn the pixels. As pixels lie,
     /// their panels are not apart: each member's are put in its scratch first.
-    fn share_panels<W: Panels>(&self, weights: W, isa: Isa, inputs: ConvInputs<W::Number>, out: GridMut, team: Team) {
+    fn share_panels<W: TurnablePanels>(
+        &self,
+        weights: W,
+        isa: Isa,
+        inputs: ConvInputs<W::Number>,
+        out: GridMut,
+        team: Team,
+    ) {
         let shape = out.view.shape;
         let of = |panels: &Range<usize>| {
             let channels = shape.channels.min(panels.end * LANES) - panels.start * LANES;
@@ -217,6 +241,11 @@ impl Finish<'_> {
         }
         store(value, out.pixel(y, x));
     }
+}
+
+/// Pairs of rows, of which the first begins with an even row of the whole output.
+fn pairs(corner: Corner) -> Grain {
+    Grain { rows: 2, before: corner.odd[0] }
 }
 
 /// How many `f32` of scratch `len` numbers take, or `None` where that overflows.

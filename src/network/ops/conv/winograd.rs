@@ -12,8 +12,8 @@ use bytemuck::Zeroable;
 
 use super::super::grid::{Grid, GridMut, Shape};
 use super::super::lanes::{LANES, load, store};
-use super::super::number::Number;
-use super::super::weights::{Kernel, PLACES, Panels};
+use super::super::number::{Number, Turnable};
+use super::super::weights::{Kernel, PLACES, TurnablePanels};
 use super::{Conv, ConvInputs, Corner, Finish, held, take};
 use crate::isa::{Isa, Simd, Task};
 
@@ -40,14 +40,14 @@ pub(super) fn has_few_tiles(shape: Shape, corner: Corner) -> bool {
 }
 
 /// Values of scratch that [`run`] takes for an output of `shape` from `corner` on, or `None` where that overflows.
-pub(super) fn scratch<N: Number>(kernel: Kernel, shape: Shape, corner: Corner) -> Option<usize> {
+pub(super) fn scratch<N: Turnable>(kernel: Kernel, shape: Shape, corner: Corner) -> Option<usize> {
     let (tiles, inputs) = (tiles(shape, corner).1.min(BAND), kernel.inputs);
     let numbers = inputs.checked_mul(tiles)?.checked_add(inputs.min(slice::<N>()) * LANES)?.checked_mul(PLACES)?;
     held::<N>(numbers)?.checked_add(PLACES * tiles * LANES)
 }
 
 /// Computes some panels of `conv`, which has [`super::Geometry::SAME`], into `out`, which has no others.
-pub(super) fn run<W: Panels>(
+pub(super) fn run<W: TurnablePanels>(
     conv: &Conv,
     weights: W,
     isa: Isa,
@@ -91,7 +91,7 @@ struct TurnInput<'a, N> {
     out: &'a mut [N],
 }
 
-impl<N: Number> Task for TurnInput<'_, N> {
+impl<N: Turnable> Task for TurnInput<'_, N> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let Self { x: Grid { values, view }, corner: Corner { before, odd }, across, first, count, out } = self;
@@ -129,7 +129,7 @@ impl<N: Number> Task for TurnInput<'_, N> {
 
 /// Bᵀ of the paper, times four pixels.
 #[inline(always)]
-fn turned<N: Number>([a, b, c, d]: [[N; LANES]; 4]) -> [[N; LANES]; 4] {
+fn turned<N: Turnable>([a, b, c, d]: [[N; LANES]; 4]) -> [[N; LANES]; 4] {
     [N::sub(a, c), N::add(b, c), N::sub(c, b), N::sub(b, d)]
 }
 
@@ -149,7 +149,7 @@ struct Band<'a, N> {
     first: usize,
 }
 
-impl<N: Number> Band<'_, N> {
+impl<N: Turnable> Band<'_, N> {
     /// Adds to the sums of each tile the products of the channels `slice` with `weights`, `[PLACES, slice, LANES]`. The
     /// tiles go in groups as equal as can be.
     fn add_products(&self, isa: Isa, slice: Range<usize>, weights: &[N], sums: &mut [Sums<N>]) {
@@ -167,7 +167,7 @@ impl<N: Number> Band<'_, N> {
 }
 
 /// Tiles of a band from `start` on, as many as there are `sums`, `P` at most.
-struct Group<'a, N: Number, const P: usize> {
+struct Group<'a, N: Turnable, const P: usize> {
     band: &'a Band<'a, N>,
     start: usize,
     slice: Range<usize>,
@@ -175,7 +175,7 @@ struct Group<'a, N: Number, const P: usize> {
     sums: &'a mut [Sums<N>],
 }
 
-impl<N: Number, const P: usize> Task for Group<'_, N, P> {
+impl<N: Turnable, const P: usize> Task for Group<'_, N, P> {
     /// Where there are less than `P` tiles, the last is taken again.
     #[inline(always)]
     fn run<S: Simd>(self) {
@@ -198,14 +198,14 @@ impl<N: Number, const P: usize> Task for Group<'_, N, P> {
 }
 
 /// Turns the sums of a band back into a panel of outputs.
-struct TurnBack<'a, N: Number> {
+struct TurnBack<'a, N: Turnable> {
     band: &'a Band<'a, N>,
     sums: &'a [Sums<N>],
     finish: Finish<'a>,
     out: GridMut<'a>,
 }
 
-impl<N: Number> Task for TurnBack<'_, N> {
+impl<N: Turnable> Task for TurnBack<'_, N> {
     #[inline(always)]
     fn run<S: Simd>(mut self) {
         let Shape { height, width, .. } = self.out.view.shape;
@@ -224,7 +224,7 @@ impl<N: Number> Task for TurnBack<'_, N> {
 
 /// Aᵀ · sums · A of the paper: the outputs of a tile, row by row.
 #[inline(always)]
-fn turn_back<N: Number>(sums: &Sums<N>) -> [[N::Sum; LANES]; 4] {
+fn turn_back<N: Turnable>(sums: &Sums<N>) -> [[N::Sum; LANES]; 4] {
     let (add, sub) = (N::add_sums, N::sub_sums);
     let mut half = [[[N::Sum::zeroed(); LANES]; 4]; 2];
     for i in 0..4 {
