@@ -1,5 +1,5 @@
 //! What one core can do at most: fused multiply-adds on f32, GFLOP/s of processor time as near as a quiet moment tells.
-//! `rustc -O -C target-cpu=native network_peak.rs`; the best of many short runs, one a line of its own.
+//! `rustc -O -C target-cpu=native -C no-vectorize-loops network_peak.rs`; the best of many short runs, one a line of its own.
 
 use std::hint::black_box;
 use std::time::Instant;
