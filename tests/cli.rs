@@ -206,7 +206,7 @@ fn wrong_usage_is_exit_code_2() {
 fn help_and_version_are_data() {
     let desk = Desk::new(INDEPENDENT);
     assert_eq!(desk.ok("--version").stdout, format!("rissole {}\n", env!("CARGO_PKG_VERSION")));
-    for command in ["", "sample ", "inspect ", "verify ", "regenerate ", "index "] {
+    for command in ["", "sample ", "inspect ", "verify ", "pack ", "regenerate ", "index "] {
         let ran = desk.ok(&format!("{command}--help"));
         assert!(ran.stdout.contains("Examples:\n  rissole ") && ran.stderr.is_empty(), "{ran:?}");
     }
@@ -272,6 +272,40 @@ fn verify_finds_a_single_flipped_bit_and_names_every_bad_file() {
     let bad = |file: &&Value| file["sound"] == false;
     let bad: Vec<_> = output["files"].as_array().unwrap().iter().filter(bad).map(|file| &file["name"]).collect();
     assert_eq!(bad, ["decoder.onnx", "blocks.rsdb"]);
+}
+
+#[test]
+fn packed_networks_may_be_missing_and_are_made_anew() {
+    let desk = Desk::new(INDEPENDENT);
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/avatars64");
+    fs::create_dir(desk.path("mine")).unwrap();
+    for file in fs::read_dir(shipped).unwrap().map(|file| file.unwrap().path()) {
+        fs::copy(&file, desk.path("mine").join(file.file_name().unwrap())).unwrap();
+    }
+    let draw = |out: &str| desk.ok(&format!("sample --model mine --seed 1 --steps 1 --out {out}"));
+    draw("before.png");
+    let manifest = fs::read(desk.path("mine/manifest.json")).unwrap();
+    fs::remove_file(desk.path("mine/denoiser.packed")).unwrap();
+    fs::write(desk.path("mine/decoder.packed"), "short").unwrap();
+    let ran = draw("without.png");
+    assert!(ran.stderr.contains("denoiser.packed: is missing; denoiser.onnx is used instead"), "{ran:?}");
+    assert!(ran.stderr.contains("decoder.packed: is 5 bytes long"), "{ran:?}");
+    assert_eq!(desk.run("verify mine").code, 3);
+
+    let ran = desk.ok("pack mine");
+    assert_eq!(ran.stdout.lines().count(), 4, "{ran:?}");
+    desk.ok("verify mine");
+    assert!(fs::read(desk.path("mine/manifest.json")).unwrap() == manifest, "the same files");
+    let ran = draw("after.png");
+    assert!(!ran.stderr.contains("instead"), "{ran:?}");
+    let [before, without, after] = ["before", "without", "after"].map(|name| desk.path(&format!("{name}.png")));
+    let [before, without, after] = [before, without, after].map(|path| fs::read(path).unwrap());
+    assert!(before == without && before == after, "the same picture");
+
+    // What would be packed must be what the manifest says; then nothing is changed.
+    fs::write(desk.path("mine/decoder.onnx"), "no network").unwrap();
+    desk.refused(3, "decoder.onnx", "pack mine");
+    assert!(fs::read(desk.path("mine/manifest.json")).unwrap() == manifest);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::path::Path;
 use common::counting::{Counting, growth};
 use common::{Random, TempDir, graphs, onnx};
 use container::edit_section;
-use rissole::bundle::manifest::{FileEntry, NetworkEntry};
+use rissole::bundle::manifest::NetworkEntry;
 use rissole::bundle::packed_name;
 use rissole::network::{Engine, Network};
 use rissole::{Bundle, Error};
@@ -78,8 +78,8 @@ fn a_packed_network_gives_the_same_bits() {
 fn the_weights_of_the_shipped_bundle_are_not_copied() {
     let bundle = Bundle::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/avatars64")).unwrap();
     for entry in bundle.manifest.networks.all() {
-        let (name, hash) = bundle.packed(entry).unwrap();
-        let path = bundle.path_of(name);
+        let (packed, hash) = bundle.packed(entry).unwrap();
+        let path = bundle.path_of(&packed.name);
         let (network, grown) = growth(|| Network::load_packed(&path, entry, hash).unwrap());
         let file = fs::metadata(&path).unwrap().len() as usize;
         assert!(grown < file / 8 + (64 << 10), "{}: {grown} bytes of a file of {file}", entry.file);
@@ -91,9 +91,8 @@ fn the_weights_of_the_shipped_bundle_are_not_copied() {
 /// A bundle of nothing but the network: enough to open it.
 fn bundle_of(packed: &Packed) -> Bundle {
     let mut bundle = Bundle::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/avatars64")).unwrap();
-    let file = |name: &str, blake3: &str| FileEntry { name: name.into(), bytes: 0, blake3: blake3.into() };
     bundle.dir = packed.dir.path().to_owned();
-    bundle.manifest.files = vec![file(ONNX, &packed.hash), file(PACKED, "")];
+    bundle.manifest.files = [ONNX, PACKED].map(|name| bundle.measure(name).unwrap()).into();
     bundle
 }
 

@@ -6,10 +6,9 @@
 //! Who has it mapped keeps it; who opens the bundle in that very moment may be told that a file is missing, and
 //! opens it again. What a killed program left behind is removed by the next edition.
 
-use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use super::{Bundle, Manifest, absent};
+use super::{Bundle, Lock, Manifest};
 use crate::atomic_file::{is_temporary_of, remove, write_atomically};
 use crate::error::{Error, Result};
 
@@ -19,8 +18,8 @@ pub struct Edition {
     bundle: Bundle,
     database: String,
     index: String,
-    /// Held, by a lock on the bundle's folder, against another edition at the same time.
-    lock: File,
+    /// Held against another change at the same time; given back last.
+    _lock: Lock,
 }
 
 impl Edition {
@@ -31,14 +30,7 @@ impl Edition {
     /// database and index share a name but for their number, or no number is left.
     pub fn begin(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
-        let lock = File::open(dir).map_err(|e| absent(dir, e))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::Usage(format!("{}: another program is changing this bundle", dir.display())));
-            }
-            Err(TryLockError::Error(e)) => return Err(Error::io(dir, e)),
-        }
+        let lock = Lock::on(dir)?;
         let bundle = Bundle::open(dir)?;
         remove_leftovers(dir)?;
         let [database, index] = series(&bundle.manifest);
@@ -46,7 +38,7 @@ impl Edition {
         let next = next.and_then(|number| number.checked_add(1)).filter(|_| database != index).ok_or_else(|| {
             Error::file(dir.join(Bundle::MANIFEST), "database and index have names that cannot be followed")
         })?;
-        Ok(Self { bundle, database: database.name(next), index: index.name(next), lock })
+        Ok(Self { bundle, database: database.name(next), index: index.name(next), _lock: lock })
     }
 
     /// The bundle as it is.
@@ -90,10 +82,6 @@ impl Drop for Edition {
         // Whichever pair the manifest now names stays; what cannot be removed is left to the next edition.
         if let Err(e) = remove_leftovers(&self.bundle.dir) {
             log::debug!("{e}");
-        }
-        // Closing alone would leave the lock with a child that this program is starting just now.
-        if let Err(e) = self.lock.unlock() {
-            log::warn!("{}: cannot be unlocked: {e}", self.bundle.dir.display());
         }
     }
 }

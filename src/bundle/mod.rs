@@ -1,6 +1,7 @@
 //! A bundle: the folder that passes from the trainer to the runtime.
 
 mod edition;
+mod lock;
 pub mod manifest;
 mod seal;
 mod storage;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use edition::Edition;
+pub(crate) use lock::Lock;
 pub use manifest::Manifest;
 use manifest::{FileEntry, NetworkEntry};
 use storage::GivenFile;
@@ -48,7 +50,7 @@ impl Bundle {
     }
 
     /// Opens the bundle in `dir`: reads and checks the manifest, and the presence and size of every file it
-    /// lists. Hashes are checked by [`Self::verify`] alone.
+    /// lists but [packed](Self::packed) networks, which it can do without. Hashes are checked by [`Self::verify`] alone.
     ///
     /// # Errors
     /// [`Error::File`] naming the manifest or the listed file at fault; [`Error::Io`] where reading fails.
@@ -62,7 +64,7 @@ impl Bundle {
     /// As [`Self::open`].
     pub fn open_from(dir: impl AsRef<Path>, storage: Storage) -> Result<Self> {
         let mut bundle = Self::open_manifest_from(dir.as_ref(), storage)?;
-        while let Err(error) = bundle.manifest.files.iter().try_for_each(|entry| bundle.check_presence(entry)) {
+        while let Err(error) = bundle.check_needed() {
             // A file may be gone because a new edition took its place meanwhile.
             let now = Self::open_manifest_from(&bundle.dir, bundle.storage.clone())?;
             if now.manifest == bundle.manifest {
@@ -160,12 +162,19 @@ impl Bundle {
         FrozenIndex::of(self.large_container(&self.manifest.index, FrozenIndex::KIND)?.within(self.budget), database)
     }
 
-    /// File name of the packed form of `network`, and the BLAKE3 of the ONNX file that it must be made from; `None`
-    /// where the bundle has none. It is named as the ONNX file is, but for the ending.
-    pub fn packed(&self, network: &NetworkEntry) -> Option<(&str, &str)> {
+    /// The packed form of `network`, and the BLAKE3 of the ONNX file that it must be made from; `None` where the bundle
+    /// lists none. It is named as the ONNX file is, but for the ending.
+    pub fn packed(&self, network: &NetworkEntry) -> Option<(&FileEntry, &str)> {
         let listed = |name: &str| self.manifest.files.iter().find(|entry| entry.name == name);
         let packed = listed(&packed_name(&network.file))?;
-        Some((&packed.name, &listed(&network.file)?.blake3))
+        Some((packed, &listed(&network.file)?.blake3))
+    }
+
+    /// Whether the listed files are there but those that the bundle can do without.
+    fn check_needed(&self) -> Result<()> {
+        let packed: Vec<String> = self.manifest.networks.all().map(|network| packed_name(&network.file)).collect();
+        let mut needed = self.manifest.files.iter().filter(|entry| !packed.contains(&entry.name));
+        needed.try_for_each(|entry| self.check_presence(entry))
     }
 
     /// Path of the file `name` of this bundle.
@@ -214,7 +223,11 @@ impl Bundle {
         measured().map_err(|e| Error::io(&path, e))
     }
 
-    fn check_presence(&self, entry: &FileEntry) -> Result<()> {
+    /// Whether a listed file is there, within the bundle, in the right size.
+    ///
+    /// # Errors
+    /// [`Error::File`] where it is not; [`Error::Io`].
+    pub(crate) fn check_presence(&self, entry: &FileEntry) -> Result<()> {
         let path = self.path_of(&entry.name);
         if let Storage::Given(files) = &self.storage {
             return check_size(&path, files.size(&entry.name).map_err(|e| absent(&path, e))?, entry);

@@ -6,6 +6,7 @@ mod check;
 mod lower;
 mod ops;
 mod own;
+mod pack;
 mod packed;
 mod program;
 mod team;
@@ -27,6 +28,7 @@ use crate::error::{Error, Result};
 use crate::file_bytes::FileBytes;
 use crate::threads::Threads;
 use own::OwnRunner;
+pub use pack::{pack_bundle, pack_networks};
 use tile::Tiling;
 pub use tile::Window;
 
@@ -67,7 +69,7 @@ impl Network {
     /// As [`Self::load`]; [`Error::Budget`] where it cannot fit the bundle's.
     pub fn open(bundle: &Bundle, entry: &NetworkEntry) -> Result<Self> {
         if let Some((packed, onnx)) = bundle.packed(entry) {
-            let container = bundle.container(packed, packed::KIND);
+            let container = bundle.check_presence(packed).and_then(|()| bundle.container(&packed.name, packed::KIND));
             match container.and_then(|container| Self::of_packed(container, entry, onnx)) {
                 Ok(network) => return Ok(network),
                 Err(error @ Error::Budget { .. }) => return Err(error),

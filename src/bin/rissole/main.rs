@@ -6,6 +6,7 @@ mod index;
 mod inspect;
 mod interrupt;
 mod output;
+mod pack;
 mod preview;
 mod regenerate;
 mod sample;
@@ -42,6 +43,7 @@ enum Command {
     Sample(sample::Sample),
     Inspect(inspect::Inspect),
     Verify(verify::Verify),
+    Pack(pack::Pack),
     Regenerate(regenerate::Regenerate),
     Index(index::Index),
 }
@@ -94,6 +96,7 @@ fn run(command: Command, console: &Console) -> Result<()> {
         Command::Sample(sample) => sample.run(console),
         Command::Inspect(inspect) => inspect.run(console),
         Command::Verify(verify) => verify.run(console),
+        Command::Pack(pack) => pack.run(console),
         Command::Regenerate(regenerate) => regenerate.run(console),
         Command::Index(index) => index.run(console),
     }

@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 use rissole::atomic_file::write_atomically;
 use rissole::bundle::manifest::FileEntry;
-use rissole::bundle::packed_name;
-use rissole::network::Network;
+use rissole::network::pack_networks;
 use rissole::{Bundle, Error, Manifest, Result};
 use serde_json::Value;
 use tract_onnx::pb::ModelProto;
@@ -60,7 +59,7 @@ pub fn write_bundle(dir: &Path, parts: BundleParts) -> Result<Manifest> {
     for ((name, source), entry) in contents.iter().zip(&mut manifest.files) {
         *entry = write_file(&scratch.0, name, *source)?;
     }
-    let packed = pack_networks(&scratch.0, &manifest)?;
+    let packed = pack_networks(&Bundle::of(&scratch.0, manifest.clone()))?;
     manifest.files.extend(packed);
     let json = manifest.to_sealed_json()?;
     write_file(&scratch.0, MANIFEST, Source::Bytes(&json))?;
@@ -72,19 +71,6 @@ pub fn write_bundle(dir: &Path, parts: BundleParts) -> Result<Manifest> {
     verify(&scratch.0, &json)?;
     place.replace_by(&scratch.0)?;
     Ok(manifest)
-}
-
-/// Packs the networks whose operators are rissole's own, in `folder`; says which files that makes.
-fn pack_networks(folder: &Path, manifest: &Manifest) -> Result<Vec<FileEntry>> {
-    let bundle = Bundle::of(folder, manifest.clone());
-    let mut files = vec![];
-    for entry in manifest.networks.all() {
-        let name = packed_name(&entry.file);
-        if Network::pack(bundle.path_of(&entry.file), entry, bundle.path_of(&name))? {
-            files.push(bundle.measure(&name)?);
-        }
-    }
-    Ok(files)
 }
 
 /// Gives the bundle in `dir` its measured `quality`, its `card`, and the `pictures` that the card shows (file names
