@@ -1,5 +1,5 @@
 //! A file read a page at a time, through a cache of fixed size: for storage that may change or go away, where a memory
-//! map would end the program (see [`file_bytes`](crate::file_bytes)) and the whole file is more than the memory.
+//! map would end the program (see [`crate::file_bytes`]) and the whole file is more than the memory.
 
 use std::fmt::Debug;
 use std::fs::File;

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use super::overdraft;
 
 /// Functions of the program that give memory, and what they are given. They may be called from any thread, must not
-/// unwind, and must not allocate through this allocator. What they refuse comes from the [overdraft](super::overdraft).
+/// unwind, and must not allocate through this allocator. What they refuse comes from the [`overdraft`].
 #[derive(Debug, Clone, Copy)]
 pub struct Hooks {
     /// So many bytes at a multiple of the alignment, or NULL.

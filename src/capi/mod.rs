@@ -2,7 +2,7 @@
 //! keeps the two together.
 //!
 //! What holds at this boundary:
-//! - nothing unwinds out of it: every function that can fail does its work inside [`fault::guard`]; the others only read
+//! - nothing unwinds out of it: every function that can fail does its work inside `fault::guard`; the others only read
 //!   or write a few numbers;
 //! - a pointer is checked for NULL and alignment, a length against what it bounds, before anything is read;
 //! - a struct that may grow begins with its size (see [`grown`]), a number that C calls an enum is checked;

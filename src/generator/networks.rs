@@ -70,6 +70,22 @@ impl Runs {
     }
 }
 
+/// Bytes in use beside a network that are neither held nor its own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Beside {
+    /// While it is loaded.
+    pub loading: u64,
+    /// While it runs.
+    pub running: u64,
+}
+
+impl Beside {
+    /// None before it runs.
+    pub fn running(running: u64) -> Self {
+        Self { loading: 0, running }
+    }
+}
+
 /// RAM that one network took when it was tried, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Measured {
@@ -97,10 +113,10 @@ impl Measured {
         self.loaded.saturating_add(workspaces).saturating_add(more)
     }
 
-    /// More, at the peak of loading it with `waiting` bytes in use beside it, or of running it beside `running`.
-    pub fn peak(&self, runs: Runs, waiting: u64, running: u64) -> u64 {
-        let run = self.run.saturating_mul(runs.at_once as u64).saturating_add(running);
-        run.max(self.load.saturating_add(waiting).saturating_sub(self.held(runs)))
+    /// More, at the peak of loading or running it.
+    pub fn peak(&self, runs: Runs, beside: Beside) -> u64 {
+        let run = self.run.saturating_mul(runs.at_once as u64).saturating_add(beside.running);
+        run.max(self.load.saturating_add(beside.loading).saturating_sub(self.held(runs)))
     }
 }
 
@@ -194,7 +210,9 @@ impl Networks {
             let base = budget::live_bytes();
             let (_, cost) = measure(&self.bundle, &entry)?;
             let picture = self.load.picture.saturating_add(self.load.planes);
-            let needs = base.saturating_add(cost.held(Runs::one())).saturating_add(cost.peak(Runs::one(), 0, picture));
+            let needs = base
+                .saturating_add(cost.held(Runs::one()))
+                .saturating_add(cost.peak(Runs::one(), Beside::running(picture)));
             budget::check(needs, self.bundle.budget)?;
             self.encoder_fits = true;
         }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::networks::{Load, Measured, Runs};
+use super::networks::{Beside, Load, Measured, Runs};
 use crate::threads::Threads;
 
 /// A way of drawing a picture, and the bytes that it takes.
@@ -110,19 +110,19 @@ impl Trial {
     fn plan(&self, threads: usize, residency: Residency, decoding: Decoding, load: Load) -> Plan {
         let Load { blocks, walk, latent, picture, .. } = load;
         let Decoding { tile, cost: decoding } = decoding;
-        let stacks = Threads::bytes(threads);
+        let beside = |running: u64| Beside::running(running.saturating_add(Threads::bytes(threads)));
         let [sampling, once] = [blocks, 1].map(|at_once| Runs { at_once, threads });
         let alone = [self.sampling.iter().map(|n| n.held(sampling)).sum::<u64>(), decoding.held(once)];
         let held = match residency {
             Residency::Together => [alone[0].saturating_add(alone[1]); 2],
             Residency::StageByStage => alone,
         };
-        let peaks = self.sampling.map(|network| network.peak(sampling, 0, walk.saturating_add(stacks)));
-        let (mut sample, decode) =
-            (peaks[0].max(peaks[1]), decoding.peak(once, latent, picture.saturating_add(stacks)));
+        let peaks = self.sampling.map(|network| network.peak(sampling, beside(walk)));
+        let mut sample = peaks[0].max(peaks[1]);
+        let decode = decoding.peak(once, Beside { loading: latent, ..beside(picture) });
         if residency == Residency::Together {
             // A preview, between two steps.
-            sample = sample.max(decoding.peak(once, 0, picture.saturating_add(walk).saturating_add(stacks)));
+            sample = sample.max(decoding.peak(once, beside(picture.saturating_add(walk))));
         }
         let stage = |name, held, peak| PlannedStage { name, held, peak };
         let stages = [stage("sample", held[0], sample), stage("decode", held[1], decode)];
@@ -187,9 +187,13 @@ mod tests {
     fn a_network_that_swells_while_it_is_loaded_counts_so() {
         let network = Measured { loaded: 10, load: 500, workspace: 4, thread: 2, run: 1 };
         let runs = Runs { at_once: 3, threads: 9 };
-        assert_eq!(network.held(runs) + network.peak(runs, 7, 0), 507, "beside what waits meanwhile");
+        assert_eq!(
+            network.held(runs) + network.peak(runs, Beside { loading: 7, running: 0 }),
+            507,
+            "beside what waits meanwhile"
+        );
         let most = u64::MAX;
         let absurd = Measured { loaded: most, load: most, workspace: most, thread: most, run: most };
-        assert_eq!((absurd.held(runs), absurd.peak(runs, 1, 1)), (most, most));
+        assert_eq!((absurd.held(runs), absurd.peak(runs, Beside { loading: 1, running: 1 })), (most, most));
     }
 }

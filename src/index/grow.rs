@@ -23,7 +23,7 @@ const TOLERATED_GROWTH: usize = 2;
 /// [`write_revision`](crate::store::write_revision) writes it: without the pictures in `removed`, and with others
 /// after them. The graph of `old` is changed and its recall measured anew; where that takes a much wider search, where half of the
 /// pictures left, or where there was no graph or need be none, the index is built as by
-/// [`build_index_while`](super::build_index_while). `check` is asked before each block is inserted.
+/// [`build_index_while`]. `check` is asked before each block is inserted.
 ///
 /// # Errors
 /// [`Error::Usage`] where `db` cannot follow the database of `old`, or settings are out of bounds; [`Error::File`]

@@ -220,7 +220,10 @@ fn a_revision_keeps_what_it_does_not_remove() {
 /// The system refuses the n-th file operation, once or from there on, for every n.
 #[test]
 fn whatever_is_refused_the_file_is_old_or_new() {
-    let path = path("refused");
+    // Of its own: where all is refused from an operation on, as to a program that was killed, what it had begun stays.
+    let folder = std::env::temp_dir().join(format!("rissole-store-refused-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("blocks.rsdb");
     let (old, new) = (contents(200), contents(300));
     old.write(&path).unwrap();
     let before = std::fs::read(&path).unwrap();
@@ -233,7 +236,7 @@ fn whatever_is_refused_the_file_is_old_or_new() {
         assert!(matches!(&done, Err(Error::Io { path: named, .. }) if *named == path), "operation {at}: {done:?}");
         assert!(std::fs::read(&path).unwrap() == before, "operation {at}, for good {for_good}");
     }
-    std::fs::remove_file(path).unwrap();
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 /// A damaged database must not come out of a revision with checksums that vouch for it.

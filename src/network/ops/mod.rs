@@ -1,6 +1,6 @@
 //! The operators, on height × width × channels.
 //!
-//! Each is written once, in portable Rust that vectorises, and compiled once per instruction set ([`Isa`]). All of
+//! Each is written once, in portable Rust that vectorises, and compiled once per instruction set ([`Isa`](crate::isa::Isa)). All of
 //! them fuse multiply and add and sum in one fixed order, so that every instruction set gives the same bits. A
 //! convolution may also be one of integers ([`Number`](number::Number)), where the network's file says so.
 

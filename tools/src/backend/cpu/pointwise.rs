@@ -146,7 +146,7 @@ pub fn concat(rows: usize, a: &[f32], b: &[f32], out: &mut [f32]) {
     );
 }
 
-/// Inverse of [`concat`].
+/// Inverse of [`concat()`].
 pub fn split(rows: usize, x: &[f32], a: &mut [f32], b: &mut [f32]) {
     let (ca, cb) = (a.len() / rows, b.len() / rows);
     for ((x, a), b) in x.chunks_exact(ca + cb).zip(a.chunks_exact_mut(ca)).zip(b.chunks_exact_mut(cb)) {
