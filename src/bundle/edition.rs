@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Bundle, Lock, Manifest};
-use crate::atomic_file::{is_temporary_of, remove, write_atomically};
+use crate::atomic_file::{is_temporary_of, remove};
 use crate::error::{Error, Result};
 
 /// A database and an index on their way into a bundle. Dropped before [`Self::commit`], it leaves no trace.
@@ -26,7 +26,7 @@ impl Edition {
     /// Begins an edition of the bundle in `dir`, and removes what an earlier one left behind.
     ///
     /// # Errors
-    /// As [`Bundle::open`]; [`Error::Usage`] while another program makes an edition; [`Error::File`] where
+    /// As [`Bundle::open`]; [`Error::Usage`] while another program changes the bundle; [`Error::File`] where
     /// database and index share a name but for their number, or no number is left.
     pub fn begin(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
@@ -70,9 +70,8 @@ impl Edition {
             *listed = self.bundle.measure(next)?;
             name.clone_from(next);
         }
-        manifest.check()?;
-        let json = manifest.to_sealed_json()?;
-        write_atomically(self.bundle.path_of(Bundle::MANIFEST), |out| out.write_all(&json))?;
+        manifest.forget_packed_from();
+        self.bundle.replace_manifest(&manifest)?;
         Bundle::open(&self.bundle.dir)
     }
 }
@@ -86,16 +85,18 @@ impl Drop for Edition {
     }
 }
 
-/// Removes the files of other editions than that of the manifest in `dir`, and temporary files.
-fn remove_leftovers(dir: &Path) -> Result<()> {
+/// Removes the files of other editions than that of the manifest in `dir`, and temporary files of those that are written
+/// into a bundle.
+pub(crate) fn remove_leftovers(dir: &Path) -> Result<()> {
     let manifest = Bundle::open_manifest(dir)?.manifest;
     let series = series(&manifest);
     let listed = |name: &str| manifest.files.iter().any(|entry| entry.name == name);
+    let written: Vec<String> = manifest.packed_names().chain([Bundle::MANIFEST.into()]).collect();
     for entry in std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))? {
         let path = entry.map_err(|e| Error::io(dir, e))?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         let left = series.iter().any(|series| series.number(name).is_some() || series.is_temporary(name));
-        if (left && !listed(name)) || is_temporary_of(name, Bundle::MANIFEST) {
+        if (left && !listed(name)) || written.iter().any(|written| is_temporary_of(name, written)) {
             log::debug!("left behind, removed: {}", path.display());
             remove(&path).map_err(|e| Error::io(&path, e))?;
         }

@@ -1,9 +1,10 @@
 //! `manifest.json`: everything the runtime must know about a bundle before it opens a network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::packed_name;
 use crate::error::{Error, Result};
 use crate::latent::{BlockGrid, LatentShape};
 
@@ -320,6 +321,33 @@ impl Manifest {
         })
     }
 
+    /// File names that the networks have packed, whether they are or not.
+    pub fn packed_names(&self) -> impl Iterator<Item = String> {
+        self.networks.all().map(|network| packed_name(&network.file))
+    }
+
+    /// The listed files without which nothing can be drawn: all but packed networks.
+    pub fn needed_files(&self) -> impl Iterator<Item = &FileEntry> {
+        self.files.iter().filter(|file| !self.packed_names().any(|packed| packed == file.name))
+    }
+
+    /// BLAKE3 of the manifests that this bundle had before its networks were packed anew, which changes no pixel.
+    pub fn packed_from(&self) -> impl Iterator<Item = &str> {
+        let hashes = self.provenance.get(PACKED_FROM).and_then(serde_json::Value::as_array);
+        hashes.into_iter().flatten().filter_map(serde_json::Value::as_str)
+    }
+
+    /// Adds one to [`Self::packed_from`].
+    pub(crate) fn was_packed_from(&mut self, blake3: String) {
+        let hashes: Vec<String> = self.packed_from().map(String::from).chain([blake3]).collect();
+        self.provenance.insert(PACKED_FROM.into(), hashes.into());
+    }
+
+    /// Of another bundle than those before, which draws other pictures.
+    pub(crate) fn forget_packed_from(&mut self) {
+        self.provenance.remove(PACKED_FROM);
+    }
+
     /// Checks what the manifest says against itself: versions, bounds, shapes, file names.
     ///
     /// # Errors
@@ -403,7 +431,14 @@ impl Manifest {
                 return fault(format!("{name:?} is not a plain file name"));
             }
         }
+        let packed: BTreeSet<String> = self.packed_names().collect();
+        if packed.len() < n.all().count() {
+            return fault("two networks have one name when they are packed".into());
+        }
         for name in n.all().map(|e| &e.file).chain([&self.database, &self.index]) {
+            if packed.contains(name) {
+                return fault(format!("{name:?} has the name of a packed network"));
+            }
             if names.binary_search(&name.as_str()).is_err() {
                 return fault(format!("{name:?} is used but not listed in files"));
             }
@@ -411,6 +446,9 @@ impl Manifest {
         Ok(())
     }
 }
+
+/// Where in the provenance [`Manifest::packed_from`] lies.
+const PACKED_FROM: &str = "packed_from";
 
 /// Inputs and outputs of each network: see [`Manifest::signatures`].
 #[derive(Debug, Clone)]

@@ -12,12 +12,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use edition::Edition;
+pub(crate) use edition::remove_leftovers;
 pub(crate) use lock::Lock;
 pub use manifest::Manifest;
 use manifest::{FileEntry, NetworkEntry};
 use storage::GivenFile;
 pub use storage::{Files, Storage};
 
+use crate::atomic_file::write_atomically;
 use crate::budget;
 use crate::container::Container;
 use crate::error::{Error, Result};
@@ -26,7 +28,8 @@ use crate::index::FrozenIndex;
 use crate::paged_file::PagedFile;
 use crate::store::BlockDatabase;
 
-/// A bundle whose manifest is consistent and whose files are present in the right size.
+/// A bundle whose manifest is consistent and whose files, but for [packed](Bundle::packed) networks, are present in the right
+/// size.
 #[derive(Debug, Clone)]
 pub struct Bundle {
     /// The folder; where the program gives the files, what they are spoken of as in errors.
@@ -170,13 +173,6 @@ impl Bundle {
         Some((packed, &listed(&network.file)?.blake3))
     }
 
-    /// Whether the listed files are there but those that the bundle can do without.
-    fn check_needed(&self) -> Result<()> {
-        let packed: Vec<String> = self.manifest.networks.all().map(|network| packed_name(&network.file)).collect();
-        let mut needed = self.manifest.files.iter().filter(|entry| !packed.contains(&entry.name));
-        needed.try_for_each(|entry| self.check_presence(entry))
-    }
-
     /// Path of the file `name` of this bundle.
     pub fn path_of(&self, name: &str) -> PathBuf {
         self.dir.join(name)
@@ -188,6 +184,14 @@ impl Bundle {
     /// As [`Self::verify_file`], for the first file at fault.
     pub fn verify(&self) -> Result<()> {
         self.manifest.files.iter().try_for_each(|entry| self.verify_file(entry))
+    }
+
+    /// As [`Self::verify`], for the files without which nothing can be drawn.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub fn verify_needed(&self) -> Result<()> {
+        self.manifest.needed_files().try_for_each(|entry| self.verify_file(entry))
     }
 
     /// Checks size and BLAKE3 hash of one listed file.
@@ -221,6 +225,21 @@ impl Bundle {
             Ok(FileEntry { name: name.to_owned(), bytes, blake3 })
         };
         measured().map_err(|e| Error::io(&path, e))
+    }
+
+    /// Whether the files are there without which nothing can be drawn.
+    fn check_needed(&self) -> Result<()> {
+        self.manifest.needed_files().try_for_each(|entry| self.check_presence(entry))
+    }
+
+    /// Puts `manifest` in place of this bundle's own, in one moment.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where it contradicts itself; [`Error::Io`].
+    pub(crate) fn replace_manifest(&self, manifest: &Manifest) -> Result<()> {
+        manifest.check()?;
+        let json = manifest.to_sealed_json()?;
+        write_atomically(self.path_of(Self::MANIFEST), |out| out.write_all(&json))
     }
 
     /// Whether a listed file is there, within the bundle, in the right size.

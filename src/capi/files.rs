@@ -66,8 +66,9 @@ unsafe impl Grown for FileReader {
 
 /// Opens the bundle whose files are the `count` ones at `files`, as rissole_model_open does: manifest.json and all that it
 /// names, which is every file of the bundle's folder but those for people (README.md, *.html, pictures); others may be among
-/// them. They are used where they are and not copied: in flash, in a mapping, in a section of the program. Their bytes must
-/// stay as they are until the model and all its generators are closed; the array and the names may go. Any thread.
+/// them. The *.packed ones may be left out: networks are then copied into the heap. Files are used where they are and not
+/// copied: in flash, in a mapping, in a section of the program. Their bytes must stay as they are until the model and all its
+/// generators are closed; the array and the names may go. Any thread.
 ///
 /// # Safety
 /// `files` is NULL or points to `count` rissole_memory_file, whose names end with NUL and whose data has `size` bytes;

@@ -80,8 +80,8 @@ pub(super) struct Beside {
 }
 
 impl Beside {
-    /// None before it runs.
-    pub fn running(running: u64) -> Self {
+    /// Nothing while it is loaded.
+    pub fn while_running(running: u64) -> Self {
         Self { loading: 0, running }
     }
 }
@@ -212,7 +212,7 @@ impl Networks {
             let picture = self.load.picture.saturating_add(self.load.planes);
             let needs = base
                 .saturating_add(cost.held(Runs::one()))
-                .saturating_add(cost.peak(Runs::one(), Beside::running(picture)));
+                .saturating_add(cost.peak(Runs::one(), Beside::while_running(picture)));
             budget::check(needs, self.bundle.budget)?;
             self.encoder_fits = true;
         }

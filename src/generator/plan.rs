@@ -110,7 +110,7 @@ impl Trial {
     fn plan(&self, threads: usize, residency: Residency, decoding: Decoding, load: Load) -> Plan {
         let Load { blocks, walk, latent, picture, .. } = load;
         let Decoding { tile, cost: decoding } = decoding;
-        let beside = |running: u64| Beside::running(running.saturating_add(Threads::bytes(threads)));
+        let beside = |running: u64| Beside::while_running(running.saturating_add(Threads::bytes(threads)));
         let [sampling, once] = [blocks, 1].map(|at_once| Runs { at_once, threads });
         let alone = [self.sampling.iter().map(|n| n.held(sampling)).sum::<u64>(), decoding.held(once)];
         let held = match residency {

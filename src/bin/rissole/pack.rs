@@ -12,9 +12,10 @@ use crate::terminal::{Console, bytes};
 
 /// Pack the networks of a bundle anew
 ///
-/// Packed, a network is used in place from the memory map. Bundles come with packed networks; this makes them anew where they
-/// are missing or damaged, or this version of rissole reads them otherwise, which `sample` warns of. The pictures stay the
-/// same. A network with operators that are not rissole's own is not packed.
+/// Packed, a network is used in place from the memory map. Bundles come with packed networks. This makes all of them anew: of
+/// use where they are missing or damaged, or this version of rissole reads them otherwise, which `sample` warns of. The pixels
+/// of all pictures stay the same, and `regenerate` still knows those drawn before. A network with operators that are not
+/// rissole's own is not packed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

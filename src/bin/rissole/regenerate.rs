@@ -86,7 +86,7 @@ impl Regenerate {
     fn check_model(&self, told: &Parameters, bundle: &Bundle) -> Result<()> {
         let manifest = bundle.path_of(Bundle::MANIFEST);
         let found = hash_file(&manifest)?;
-        if found == told.manifest_blake3 {
+        if found == told.manifest_blake3 || bundle.manifest.packed_from().any(|before| before == told.manifest_blake3) {
             return Ok(());
         }
         let (wanted, name) = (&told.manifest_blake3, &bundle.manifest.name);

@@ -9,8 +9,10 @@ use crate::isa::Simd;
 pub(super) trait Number: Pod + Sync {
     /// A sum of products.
     type Sum: Pod;
+    /// Whether the values of a pixel lie in a register while they are multiplied, beside its sums.
+    const LOADED: bool = false;
 
-    /// Sums for a digit as those for the next lower one. Numbers that have no digits are their only one.
+    /// Times 256, before the products of the next lower digit are added. Nothing where there are no digits.
     #[inline(always)]
     fn raised(sums: [Self::Sum; LANES]) -> [Self::Sum; LANES] {
         sums
@@ -196,6 +198,7 @@ pub(super) type Digits = [i8; LANES];
 
 impl Number for Digits {
     type Sum = i32;
+    const LOADED: bool = true;
 
     #[inline(always)]
     fn raised(mut sums: [i32; LANES]) -> [i32; LANES] {

@@ -58,7 +58,8 @@ impl Rounding {
         isa.run(Round { rounding: self, x, out });
     }
 
-    /// How many digits of `i8` an integer less [`Self::middle`] has: one where the integers, 0 among them, are at most 256.
+    /// How many digits of `i8` an integer less [`Self::middle`] has: one where there are at most 256 integers from the least
+    /// to the greatest, 0, which stands outside the picture, being one of them.
     fn digits(self) -> usize {
         match self.most.max(0) - self.least.min(0) {
             ..=255 => 1,
@@ -66,7 +67,7 @@ impl Rounding {
         }
     }
 
-    /// What integers are made less by before they are digits; 0 where there are two.
+    /// What is taken from integers so that one digit, −128…127, suffices; their sums are given it back. 0 where there are two.
     pub(super) fn middle(self) -> i16 {
         match self.digits() {
             1 => self.least.min(0) + 128,
@@ -74,7 +75,8 @@ impl Rounding {
         }
     }
 
-    /// That of the digits of an activation of `shape`: those of a pixel are `[digits, channels / LANES]`, the low ones first.
+    /// That of the digits of an activation of `shape`: those of a pixel are `[digits, channels / LANES rounded up]`, the
+    /// low ones first.
     pub(super) fn digits_shape(self, shape: Shape) -> Shape {
         Shape { channels: self.digits() * shape.channels.div_ceil(LANES), ..shape }
     }
@@ -149,7 +151,7 @@ fn lows(integers: [i16; LANES]) -> Digits {
     digits
 }
 
-/// The high digits, each worth 256.
+/// The high digits, each worth 256. Low ones have a sign, so that the high one is the next greater from 128 on.
 #[inline(always)]
 fn highs(integers: [i16; LANES]) -> Digits {
     let mut digits = [0; LANES];

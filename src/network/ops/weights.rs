@@ -293,7 +293,7 @@ impl Panels for ByDigits<'_> {
         self.integers.kernel.digits_len()
     }
 
-    /// `[taps, inputs / LANES, LANES]`, each of the order of [`quads`].
+    /// `[taps, inputs / LANES rounded up, LANES]`, each in the order of [`quads`].
     fn panel<'a>(self, isa: Isa, panel: usize, _: Option<Quarter>, scratch: &'a mut [Digits]) -> &'a [Digits]
     where
         Self: 'a,
@@ -398,7 +398,7 @@ impl Task for Multiplied<'_> {
         let mut sums = [0i32; LANES];
         for weights in self.values.as_chunks::<LANES>().0 {
             for lane in 0..LANES {
-                sums[lane] += i32::from(weights[lane]);
+                sums[lane] = sums[lane].wrapping_add(weights[lane].into());
             }
         }
         for sum in &mut sums {

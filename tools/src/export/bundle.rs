@@ -59,7 +59,7 @@ pub fn write_bundle(dir: &Path, parts: BundleParts) -> Result<Manifest> {
     for ((name, source), entry) in contents.iter().zip(&mut manifest.files) {
         *entry = write_file(&scratch.0, name, *source)?;
     }
-    let packed = pack_networks(&Bundle::of(&scratch.0, manifest.clone()))?;
+    let packed = pack_networks(&scratch.0, &manifest)?;
     manifest.files.extend(packed);
     let json = manifest.to_sealed_json()?;
     write_file(&scratch.0, MANIFEST, Source::Bytes(&json))?;

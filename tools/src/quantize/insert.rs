@@ -18,8 +18,8 @@ const OPSETS: std::ops::RangeInclusive<i64> = 13..=22;
 /// From this one on there is `uint16`, for more than 8 bits, and the version of the file's format that goes with it.
 const WIDE: (i64, i64) = (21, 10);
 
-/// Bits that values are rounded to. The runtime multiplies integers of 16 bits, so more than 8 cost it nothing; Winograd's
-/// convolution adds up four of them.
+/// Bits that values are rounded to. The runtime multiplies integers of 16 bits, so more than 8 cost it nothing but on ARM
+/// cores with dot products; Winograd's convolution adds up four of them.
 pub const BITS: std::ops::RangeInclusive<u32> = 8..=12;
 
 /// Largest magnitude of a weight.

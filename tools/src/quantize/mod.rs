@@ -73,8 +73,8 @@ pub struct QuantizeArgs {
     /// Folder in which samples and features are kept, so that a run goes on where one before it was interrupted
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
-    /// Bits of what convolutions take; more than 8 cost rissole's runtime nothing. Where a convolution is so large that its sums
-    /// might overflow, it takes fewer
+    /// Bits of what convolutions take; more than 8 cost rissole's runtime nothing but on ARM cores with dot products. Where a
+    /// convolution is so large that its sums might overflow, it takes fewer
     #[arg(long, value_name = "N", default_value_t = *insert::BITS.end(), value_parser = bits())]
     pub bits: u32,
     /// Write the bundle whatever it costs in quality

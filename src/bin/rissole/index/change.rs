@@ -20,7 +20,7 @@ impl Index {
     /// Adds the pictures in `folder` to the bundle in `dir`.
     pub(super) fn append(&self, dir: &Path, folder: &Path, console: &Console) -> Result<Outcome> {
         let edition = Edition::begin(dir)?;
-        edition.bundle().verify()?;
+        edition.bundle().verify_needed()?;
         let (collection, skipped) = encode(edition.bundle(), folder, true, &self.machine.options(), console)?;
         let terms = format!("; pictures added: {}", terms(&self.licence));
         let change = Change { removed: BTreeSet::new(), added: collection.into_contents(), terms: Some(terms) };
@@ -31,7 +31,7 @@ impl Index {
     pub(super) fn remove(&self, dir: &Path, pictures: &[OsString], console: &Console) -> Result<Outcome> {
         let edition = Edition::begin(dir)?;
         let bundle = edition.bundle();
-        bundle.verify()?;
+        bundle.verify_needed()?;
         let database = bundle.database()?;
         let added = Collection::new(&database).into_contents();
         let change = Change { removed: chosen(&database, pictures)?, added, terms: None };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rissole::index::{IndexSummary, build_index_while, order_by_likeness};
+use rissole::network::pack_networks;
 use rissole::store::{BlockDatabase, Collection};
 use rissole::{Bundle, Error, Generator, Manifest, Result};
 use serde_json::{Value, json};
@@ -19,7 +20,7 @@ impl Index {
     /// Makes the bundle `out` of the pictures in `folder`.
     pub(super) fn make(&self, folder: &Path, out: &Path, console: &Console) -> Result<Outcome> {
         let model = self.model.open()?;
-        model.verify()?;
+        model.verify_needed()?;
         let scaffold = Scaffold::new(out)?;
         let (collection, skipped) = encode(&model, folder, false, &self.machine.options(), console)?;
         let pictures = collection.len();
@@ -51,9 +52,9 @@ impl Index {
         manifest.provenance = BTreeMap::from([("database".to_owned(), made), ("networks".to_owned(), origin(model)?)]);
         manifest.quality = recalls(summary);
         let built = Bundle::of(dir, manifest.clone());
-        for entry in &mut manifest.files {
-            *entry = built.measure(&entry.name)?;
-        }
+        let files = manifest.needed_files().map(|entry| built.measure(&entry.name)).collect::<Result<_>>()?;
+        manifest.files = files;
+        manifest.files.extend(pack_networks(dir, &manifest)?);
         save(&dir.join(Bundle::MANIFEST), &manifest.to_sealed_json()?)?;
         save(&dir.join("README.md"), card(&manifest, &model.manifest).as_bytes())?;
         let bundle = Bundle::open(dir)?;
@@ -62,10 +63,10 @@ impl Index {
     }
 }
 
-/// Writes database and index into `dir`, and copies all other files of `model`.
+/// Writes database and index into `dir`, and copies the networks of `model`.
 fn build(model: &Bundle, collection: Collection, dir: &Path) -> Result<IndexSummary> {
     let manifest = &model.manifest;
-    for entry in &manifest.files {
+    for entry in manifest.needed_files() {
         if entry.name != manifest.database && entry.name != manifest.index {
             let to = dir.join(&entry.name);
             std::fs::copy(model.path_of(&entry.name), &to).map_err(|e| Error::io(&to, e))?;

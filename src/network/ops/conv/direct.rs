@@ -50,16 +50,18 @@ fn panels<W: Panels>(
         let finish = conv.finish(panel, 1.0, vector, residual);
         let start = weights.start(isa, panel);
         let weights = weights.panel(isa, panel, quarter, scratch);
-        let digits = x.view.shape.channels / (weights.len() / (size * size * LANES));
+        let values = weights.len() / (size * size * LANES);
+        let digits = x.view.shape.channels / values;
         let work = Panel { x, digits, window, stride, start, weights, finish };
         let mut out = finish.narrow(0, &mut out);
         match isa {
             // As many sums as there are registers for.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Avx512Vnni => work.tiles::<14>(isa, &mut out),
-            // A pixel's digits take a register beside those of its sums.
-            _ if isa.has_dots() => work.tiles::<5>(isa, &mut out),
-            _ => work.tiles::<6>(isa, &mut out),
+            _ => match W::Number::LOADED {
+                true => work.tiles::<5>(isa, &mut out),
+                false => work.tiles::<6>(isa, &mut out),
+            },
         }
     }
 }

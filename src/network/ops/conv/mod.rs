@@ -95,7 +95,7 @@ impl Conv {
     pub fn scratch(&self, x: Shape, out: Shape, corner: Corner) -> Option<Scratch> {
         Some(match self.weights.integers() {
             None => Scratch { common: 0, each: self.scratch_of::<f32>(out, corner)? },
-            // The same for all instruction sets, so that so are plans.
+            // What suffices with any instruction set: plans for RAM do not depend on the CPU.
             Some((rounding, _)) => {
                 let rounded = held::<i16>(x.len().checked_add(x.channels)?)?;
                 let digits = rounding.digits_shape(x);
@@ -124,7 +124,7 @@ impl Conv {
         };
         let ConvInputs { x, vector, residual, corner } = inputs;
         if isa.has_dots() {
-            // Winograd's convolution would need digits of the weights too.
+            // Not by Winograd's convolution: its weights, turned, do not fit `i8`.
             let shape = rounding.digits_shape(x.view.shape);
             let (digits, _) = take(common, shape.len() + shape.channels);
             rounding.round_to_digits(isa, x, digits);
