@@ -11,8 +11,8 @@ use rissole::Bundle;
 use rissole::bundle::manifest::{NetworkEntry, TensorEntry};
 use rissole::network::{Engine, Network};
 
-fn shipped() -> Bundle {
-    Bundle::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/avatars64")).unwrap()
+fn shipped(name: &str) -> Bundle {
+    Bundle::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name)).unwrap()
 }
 
 /// Most that the two engines differ by on `inputs`, over the standard deviation of tract's output.
@@ -30,7 +30,12 @@ fn difference(ours: &Network, tract: &Network, inputs: &[Vec<f32>]) -> f64 {
 
 #[test]
 fn the_shipped_networks_give_what_tract_gives() {
-    let bundle = shipped();
+    ["avatars64", "avatars256"].into_iter().for_each(gives_what_tract_gives);
+}
+
+fn gives_what_tract_gives(name: &str) {
+    let bundle = shipped(name);
+    bundle.verify().unwrap();
     let mut random = Random(77);
     for entry in bundle.manifest.networks.all() {
         let path = bundle.path_of(&entry.file);
@@ -50,7 +55,7 @@ fn the_shipped_networks_give_what_tract_gives() {
             let inputs: Vec<Vec<f32>> =
                 entry.inputs.iter().map(|input| values(&input.name, input.shape.iter().product())).collect();
             let difference = difference(&ours, &tract, &inputs);
-            assert!(difference < 2e-4, "{}: {difference}", entry.file);
+            assert!(difference < 2e-4, "{name}, {}: {difference}", entry.file);
         }
     }
 }
@@ -127,7 +132,7 @@ fn what_is_not_exported_is_left_to_tract() {
 
 #[test]
 fn threads_do_not_change_a_bit() {
-    let bundle = shipped();
+    let bundle = shipped("avatars64");
     let entry = &bundle.manifest.networks.denoiser;
     let network = Network::load(bundle.path_of(&entry.file), entry).unwrap();
     let inputs: Vec<Vec<f32>> =

@@ -14,8 +14,8 @@ use rissole::network::{Engine, Network};
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-fn shipped() -> Bundle {
-    Bundle::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("models/avatars64")).unwrap()
+fn shipped(name: &str) -> Bundle {
+    Bundle::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name)).unwrap()
 }
 
 fn values(random: &mut Random, network: &Network) -> Vec<f32> {
@@ -53,24 +53,29 @@ fn tiles_of_any_size_give_the_same_bits() {
 }
 
 #[test]
-fn the_shipped_decoder_gives_the_same_bits_in_tiles() {
-    let bundle = shipped();
+fn the_shipped_decoders_give_the_same_bits_in_tiles() {
+    gives_the_same_bits_in_tiles("avatars64", &[7, 16, 24, 33, 63]);
+    gives_the_same_bits_in_tiles("avatars256", &[64, 100, 255]);
+}
+
+fn gives_the_same_bits_in_tiles(name: &str, sides: &[usize]) {
+    let bundle = shipped(name);
     let mut network = Network::open(&bundle, &bundle.manifest.networks.decoder).unwrap();
     assert_eq!(network.engine(), Engine::Packed);
     let mut random = Random(6);
     let inputs: Vec<Vec<f32>> = (0..2).map(|_| values(&mut random, &network)).collect();
     let whole: Vec<_> = inputs.iter().map(|input| bits(&network, input)).collect();
-    for side in [7, 16, 24, 33, 63] {
+    for &side in sides {
         network.cut(side).unwrap();
         for (input, whole) in inputs.iter().zip(&whole) {
-            assert!(bits(&network, input) == *whole, "tiles of {side}");
+            assert!(bits(&network, input) == *whole, "{name}, tiles of {side}");
         }
     }
 }
 
 #[test]
 fn what_tiles_take_is_told_before_it_is_taken() {
-    let bundle = shipped();
+    let bundle = shipped("avatars64");
     let mut network = Network::open(&bundle, &bundle.manifest.networks.decoder).unwrap();
     let input = values(&mut Random(7), &network);
     let mut needs = vec![];
@@ -110,7 +115,7 @@ fn activations_side_by_side_are_each_computed_as_far_as_a_tile_depends_on_them()
 
 #[test]
 fn what_is_not_local_is_not_cut_and_runs_on() {
-    let bundle = shipped();
+    let bundle = shipped("avatars64");
     let load = |entry: &NetworkEntry| Network::load(bundle.path_of(&entry.file), entry).unwrap();
     let networks = &bundle.manifest.networks;
     for entry in [&networks.denoiser, &networks.conditioner] {
