@@ -7,20 +7,26 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <functional>
 #include <map>
 #include <mutex>
 #include <string>
+#include <vector>
 
 enum {
     SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, INVALID_IMAGE = 200, INVALID_CONTEXT = 201,
-    NOT_FOUND = 500, ILLEGAL_ADDRESS = 700,
+    NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901,
 };
 
 struct Function {
     void (*run)(void (*)(void**), void**, const unsigned*, const unsigned*);
     void (*call)(void**);
+    const unsigned* sizes;  // of the parameters, then 0
     std::string name;
 };
+
+// Recorded work: what was submitted, to be done in order.
+using Graph = std::vector<std::function<int()>>;
 
 struct Module {
     void* library;
@@ -41,6 +47,22 @@ static std::map<uint64_t, Block> live;
 static size_t used;
 static thread_local void* context;
 static char device;  // its address is the one context
+static thread_local Graph* capture;  // while work is recorded
+static thread_local bool invalid;    // whether something was done that cannot be
+
+// Does `work`, or records it.
+static int submit(std::function<int()> work) {
+    if (!capture) return work();
+    capture->push_back(std::move(work));
+    return SUCCESS;
+}
+
+// Refuses what a recording cannot hold: real drivers record some of it, and then repeat it with whatever lies at the
+// host's address by then.
+static bool refused() {
+    invalid |= capture != nullptr;
+    return capture != nullptr;
+}
 
 static size_t capacity() {
     const char* bytes = getenv("RISSOLE_EMULATOR_MEMORY");
@@ -95,10 +117,37 @@ int cuDevicePrimaryCtxRetain(void** to, int) { return *to = &device, SUCCESS; }
 int cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 int cuCtxGetCurrent(void** to) { return *to = context, SUCCESS; }
 int cuCtxSetCurrent(void* to) { return context = to, SUCCESS; }
-int cuCtxSynchronize() { return SUCCESS; }
+int cuCtxSynchronize() { return refused() ? CAPTURE_UNSUPPORTED : SUCCESS; }
 int cuStreamCreate(void** stream, unsigned) { return *stream = malloc(1), SUCCESS; }
 int cuStreamDestroy_v2(void* stream) { return free(stream), SUCCESS; }
-int cuStreamSynchronize(void*) { return SUCCESS; }
+int cuStreamSynchronize(void*) { return refused() ? CAPTURE_UNSUPPORTED : SUCCESS; }
+
+int cuStreamBeginCapture_v2(void*, int) {
+    if (refused() || getenv("RISSOLE_EMULATOR_NO_CAPTURE")) return CAPTURE_UNSUPPORTED;
+    capture = new Graph;
+    invalid = false;
+    return SUCCESS;
+}
+int cuStreamEndCapture(void*, Graph** graph) {
+    *graph = nullptr;
+    if (!capture) return INVALID_VALUE;
+    if (invalid) delete capture;
+    else *graph = capture;
+    capture = nullptr;
+    return invalid ? CAPTURE_INVALIDATED : SUCCESS;
+}
+int cuGraphInstantiateWithFlags(Graph** work, Graph* graph, unsigned long long) { return *work = new Graph(*graph), SUCCESS; }
+int cuGraphDestroy(Graph* graph) { return delete graph, SUCCESS; }
+int cuGraphExecDestroy(Graph* work) { return delete work, SUCCESS; }
+int cuGraphLaunch(Graph* work, void*) {
+    for (auto& step : *work) {
+        if (int fault = submit(step)) return fault;
+    }
+    return SUCCESS;
+}
+
+// For the other libraries.
+void emulator_submit(std::function<int()>* work) { submit(std::move(*work)); }
 
 int cuMemGetInfo_v2(size_t* free, size_t* total) {
     *total = capacity();
@@ -109,6 +158,7 @@ int cuMemGetInfo_v2(size_t* free, size_t* total) {
 int cuMemAlloc_v2(uint64_t* address, size_t bytes) {
     if (!context) return INVALID_CONTEXT;
     if (bytes == 0) return INVALID_VALUE;
+    if (refused()) return CAPTURE_UNSUPPORTED;
     std::lock_guard<std::mutex> hold(lock);
     if (used + bytes > capacity()) return OUT_OF_MEMORY;
     auto* start = (unsigned char*)aligned_alloc(256, (bytes + 2 * GUARD + 255) / 256 * 256);
@@ -124,6 +174,7 @@ int cuMemAlloc_v2(uint64_t* address, size_t bytes) {
 }
 
 int cuMemFree_v2(uint64_t address) {
+    if (refused()) return CAPTURE_UNSUPPORTED;
     std::lock_guard<std::mutex> hold(lock);
     auto block = live.find(address);
     if (block == live.end()) return INVALID_VALUE;
@@ -134,27 +185,33 @@ int cuMemFree_v2(uint64_t address) {
 }
 
 int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void*) {
+    if (refused()) return CAPTURE_UNSUPPORTED;
     if (!inside(to, bytes)) return ILLEGAL_ADDRESS;
     memcpy((void*)to, from, bytes);
     return SUCCESS;
 }
 
 int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void*) {
+    if (refused()) return CAPTURE_UNSUPPORTED;
     if (!inside(from, bytes)) return ILLEGAL_ADDRESS;
     memcpy(to, (void*)from, bytes);
     return SUCCESS;
 }
 
 int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void*) {
-    if (!inside(from, bytes) || !inside(to, bytes)) return ILLEGAL_ADDRESS;
-    memmove((void*)to, (void*)from, bytes);
-    return SUCCESS;
+    return submit([=] {
+        if (!inside(from, bytes) || !inside(to, bytes)) return ILLEGAL_ADDRESS;
+        memmove((void*)to, (void*)from, bytes);
+        return SUCCESS;
+    });
 }
 
 int cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, void*) {
-    if (!inside(to, bytes)) return ILLEGAL_ADDRESS;
-    memset((void*)to, value, bytes);
-    return SUCCESS;
+    return submit([=] {
+        if (!inside(to, bytes)) return ILLEGAL_ADDRESS;
+        memset((void*)to, value, bytes);
+        return SUCCESS;
+    });
 }
 
 int cuModuleLoadData(Module** module, const void* image) {
@@ -180,8 +237,24 @@ int cuModuleGetFunction(Function** function, Module* module, const char* name) {
     Function& found = module->functions[name];
     found.run = (decltype(found.run))dlsym(module->library, "emulator_run");
     found.call = call;
+    found.sizes = ((const unsigned* (*)())dlsym(module->library, (std::string("emulator_sizes_") + name).c_str()))();
     found.name = name;
     *function = &found;
+    return SUCCESS;
+}
+
+// Runs a kernel with its arguments, one after the other in `packed`.
+static int run(Function* f, std::vector<char>& packed, const unsigned* grid, const unsigned* block) {
+    static std::mutex one;  // a library's threads are static
+    std::lock_guard<std::mutex> hold(one);
+    std::vector<void*> arguments;
+    size_t at = 0;
+    for (const unsigned* size = f->sizes; *size; size++, at += 8) arguments.push_back(&packed[at]);
+    f->run(f->call, arguments.data(), grid, block);
+    if (!guards_are_whole()) {
+        fprintf(stderr, "CUDA emulator: %s wrote outside its arrays\n", f->name.c_str());
+        return ILLEGAL_ADDRESS;
+    }
     return SUCCESS;
 }
 
@@ -189,15 +262,16 @@ int cuLaunchKernel(Function* f, unsigned gx, unsigned gy, unsigned gz, unsigned 
                    unsigned shared, void*, void** arguments, void**) {
     if (!context) return INVALID_CONTEXT;
     if (!gx || !gy || !gz || gx > 0x7fffffffu || gy > 65535 || gz > 65535 || shared) return INVALID_VALUE;
-    static std::mutex one;  // a library's threads are static
-    std::lock_guard<std::mutex> hold(one);
-    const unsigned grid[] = {gx, gy, gz}, block[] = {bx, by, bz};
-    f->run(f->call, arguments, grid, block);
-    if (!guards_are_whole()) {
-        fprintf(stderr, "CUDA emulator: %s wrote outside its arrays\n", f->name.c_str());
-        return ILLEGAL_ADDRESS;
+    std::vector<char> packed;
+    for (const unsigned* size = f->sizes; *size; size++) {
+        if (*size > 8) return INVALID_VALUE;
+        packed.resize(packed.size() + 8);
+        memcpy(&packed[packed.size() - 8], arguments[size - f->sizes], *size);
     }
-    return SUCCESS;
+    return submit([=]() mutable {
+        const unsigned grid[] = {gx, gy, gz}, block[] = {bx, by, bz};
+        return run(f, packed, grid, block);
+    });
 }
 
 int cuGetErrorName(int code, const char** text) {
@@ -207,6 +281,8 @@ int cuGetErrorName(int code, const char** text) {
         case OUT_OF_MEMORY: *text = "CUDA_ERROR_OUT_OF_MEMORY"; break;
         case INVALID_DEVICE: *text = "CUDA_ERROR_INVALID_DEVICE"; break;
         case INVALID_IMAGE: *text = "CUDA_ERROR_INVALID_IMAGE"; break;
+        case CAPTURE_UNSUPPORTED: *text = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"; break;
+        case CAPTURE_INVALIDATED: *text = "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"; break;
         case ILLEGAL_ADDRESS: *text = "CUDA_ERROR_ILLEGAL_ADDRESS"; break;
         default: *text = "CUDA_ERROR"; break;
     }

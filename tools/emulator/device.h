@@ -147,6 +147,13 @@ static void call(void (*f)(A...), void** packed) {
     call(f, packed, std::index_sequence_for<A...>());
 }
 
+// Bytes of each parameter, then 0.
+template <typename... A>
+static const unsigned* sizes(void (*)(A...)) {
+    static const unsigned bytes[] = {sizeof(A)..., 0};
+    return bytes;
+}
+
 }  // namespace emulator
 
 // Runs a kernel's whole grid; called by the emulated driver.

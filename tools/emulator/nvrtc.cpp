@@ -59,7 +59,9 @@ int nvrtcCompileProgram(Program* program, int, const char**) {
         auto end = std::sregex_iterator();
         for (auto it = std::sregex_iterator(program->source.begin(), program->source.end(), kernel); it != end; ++it) {
             std::string name = (*it)[1];
-            file << "\nextern \"C\" void emulator_call_" << name << "(void** a) { emulator::call(" << name << ", a); }";
+            file << "\nextern \"C\" void emulator_call_" << name << "(void** a) { emulator::call(" << name << ", a); }"
+                 << "\nextern \"C\" const unsigned* emulator_sizes_" << name << "() { return emulator::sizes(" << name
+                 << "); }";
         }
         file << "\n";
     }

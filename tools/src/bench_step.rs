@@ -5,11 +5,12 @@ use rissole::{LatentShape, Result};
 
 use crate::backend::Backend;
 use crate::backend::choice::{Opened, Wanted, on_device};
+use crate::backend::windows::LatentSet;
 use crate::model::unet::UnetConfig;
 use crate::random::Random;
 use crate::train::Trainer;
 use crate::train::denoiser::{DenoiserTrainer, DenoiserTraining};
-use crate::train::latents::{LatentSet, Sampler};
+use crate::train::latents::Sampler;
 use crate::train::optimizer::OptimizerConfig;
 
 /// What is timed.
@@ -78,7 +79,7 @@ fn time<B: Backend>(args: &BenchArgs, backend: &B, device: &str) -> Result<()> {
     let set = LatentSet::random(grid, 256, 64, config.neighbours, &mut random);
     let alphas: Vec<f64> = (1..=1000).map(|t| 1.0 - f64::from(t) / 1001.0).collect();
     let sampler = Sampler::new(&set, config.batch_settings(&alphas));
-    let mut trainer = DenoiserTrainer::new(backend, &config, latent, 1)?;
+    let mut trainer = DenoiserTrainer::new(backend, &config, latent, 1)?.on(&set, config.windows());
     let (mut seconds, mut cpu_seconds) = (Vec::new(), Vec::new());
     for step in 0..args.steps + 2 {
         let batch = sampler.draw(args.batch, &mut random);

@@ -6,12 +6,13 @@ use rissole::{Error, LatentShape, Result};
 use crate::backend::choice::{Choice, Wanted};
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::Cuda;
+use crate::backend::windows::LatentSet;
 use crate::backend::{Backend, parity};
 use crate::model::unet::UnetConfig;
 use crate::random::Random;
 use crate::train::Trainer;
 use crate::train::denoiser::{DenoiserTrainer, DenoiserTraining};
-use crate::train::latents::{LatentSet, Sampler};
+use crate::train::latents::Sampler;
 use crate::train::optimizer::OptimizerConfig;
 
 /// How far a device may be from the CPU.
@@ -52,8 +53,9 @@ pub fn run(args: CheckArgs, device: &Wanted) -> Result<()> {
     let open = || Cuda::open(ordinal, device.kernel_cache.as_deref());
     let cuda = open()?;
     println!("{}", cuda.name());
-    println!("with the program's own products, and patches of one sample at a time");
-    let mut good = compare(&open()?.without_blas().with_patch_bytes(1), &F32, args.steps)?;
+    println!("with the program's own products, patches of one sample at a time, and nothing recorded");
+    let own = open()?.without_blas().with_patch_bytes(1).without_recording();
+    let mut good = compare(&own, &F32, args.steps)?;
     if cuda.has_blas() {
         println!("with cuBLAS");
         good &= compare(&cuda, &F32, args.steps)?;
@@ -65,6 +67,7 @@ pub fn run(args: CheckArgs, device: &Wanted) -> Result<()> {
 
 /// Whether all comparisons hold.
 fn compare(cuda: &Cuda, tolerance: &Tolerance, steps: usize) -> Result<bool> {
+    let replays = cuda.replays();
     let cpu = Cpu::default();
     let mut good = true;
     for check in parity::checks() {
@@ -81,6 +84,9 @@ fn compare(cuda: &Cuda, tolerance: &Tolerance, steps: usize) -> Result<bool> {
         good &= verdict("weights after them", distance(&expected.weights, &got.weights), tolerance.weights);
         let late = got.requests.last().zip(got.requests.get(WARM_UP)).map_or(0, |(last, warm)| last - warm);
         good &= verdict("allocations after the first steps", late as f64, 0.0);
+        let expected = if cuda.records() { steps as u64 - 1 } else { 0 };
+        let alone = expected.abs_diff(cuda.replays() - replays);
+        good &= verdict("steps after the first that were not one recording", alone as f64, 0.0);
     }
     Ok(good)
 }
@@ -140,7 +146,7 @@ fn train<B: Backend>(backend: &B, steps: usize, requests: impl Fn() -> u64) -> R
     let set = LatentSet::random(grid, 32, 16, config.neighbours, &mut random);
     let alphas: Vec<f64> = (1..=1000).map(|t| 1.0 - f64::from(t) / 1001.0).collect();
     let sampler = Sampler::new(&set, config.batch_settings(&alphas));
-    let mut trainer = DenoiserTrainer::new(backend, &config, latent, 1)?;
+    let mut trainer = DenoiserTrainer::new(backend, &config, latent, 1)?.on(&set, config.windows());
     let (mut losses, mut asked) = (Vec::new(), Vec::new());
     for _ in 0..steps {
         losses.push(trainer.train(&sampler.draw(config.batch, &mut random))?);

@@ -93,16 +93,31 @@ fn a_device_that_is_too_small_is_a_message_and_not_a_crash() {
     assert!(output.status.code() == Some(2) && text.contains("out of memory"), "{text}");
 }
 
+/// Times a step of a small network on the emulator at `dir`.
+fn bench(dir: &Path, batch: &str, variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rissole-train"));
+    command.args(["bench-step", "--device", "cuda:0", "--widths", "8,16", "--residuals", "1", "--steps", "1"]);
+    command.args(["--batch", batch, "--kernel-cache"]).arg(dir.join("kernels"));
+    command.env("LD_LIBRARY_PATH", dir).envs(variables.iter().copied());
+    command.output().unwrap()
+}
+
+#[test]
+fn where_nothing_can_be_recorded_steps_are_submitted_as_before() {
+    let Some(dir) = emulator("recording") else { return };
+    let output = bench(&dir, "2", &[("RISSOLE_EMULATOR_NO_CAPTURE", "1")]);
+    let text = text(&output);
+    assert!(output.status.success() && text.contains("kernel by kernel"), "{text}");
+    let text = self::text(&bench(&dir, "2", &[]));
+    assert!(text.contains("seconds_per_step") && !text.contains("kernel by kernel"), "{text}");
+}
+
 #[test]
 fn the_batch_that_is_said_to_fit_does() {
     let Some(dir) = emulator("batch") else { return };
-    let step = |batch: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rissole-train"));
-        command.args(["bench-step", "--device", "cuda:0", "--widths", "8,16", "--residuals", "1", "--steps", "1"]);
-        command.args(["--batch", batch, "--kernel-cache"]).arg(dir.join("kernels"));
-        command.env("LD_LIBRARY_PATH", &dir).env("RISSOLE_EMULATOR_MEMORY", (6 << 20).to_string());
-        command.output().unwrap()
-    };
+    // Beside the memory that cuBLAS works in.
+    let memory = ((32 + 6) << 20).to_string();
+    let step = |batch: &str| bench(&dir, batch, &[("RISSOLE_EMULATOR_MEMORY", &memory)]);
     let refused = step("96");
     let text = text(&refused);
     assert!(refused.status.code() == Some(2) && text.contains("a batch of 96 takes"), "{text}");

@@ -7,6 +7,10 @@ pub mod choice;
 pub mod cpu;
 pub mod cuda;
 pub mod parity;
+pub mod philox;
+pub mod windows;
+
+use windows::{Batch, LatentSet, Layout, WindowSettings};
 
 /// How a window moves over the pixels of a map: the kernel of a convolution, or a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,13 +153,13 @@ pub struct Plane {
     pub channels: usize,
 }
 
-/// Which elements dropout keeps.
+/// Which elements dropout keeps, beside the seed of the step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Mask {
     /// Share that is dropped, below 1.
     pub rate: f32,
-    /// What the mask follows from.
-    pub seed: [u32; 2],
+    /// Number of the mask among those of a step.
+    pub number: u32,
     /// Index of the first element, where an array is a part of a larger one.
     pub first: u32,
 }
@@ -172,23 +176,39 @@ impl Mask {
     }
 }
 
-/// Settings of one AdamW update (Loshchilov & Hutter 2019) with gradient clipping and weight EMA.
+/// Settings of AdamW (Loshchilov & Hutter 2019) with gradient clipping that are the same at every step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
-    /// Learning rate.
-    pub rate: f32,
     /// Decay of the first moment.
     pub beta1: f32,
     /// Decay of the second moment.
     pub beta2: f32,
     /// Decoupled weight decay, where a tensor takes it.
     pub weight_decay: f32,
-    /// 1-based step, for bias correction.
-    pub step: u64,
     /// Largest norm of all gradients together; larger ones are scaled down to it.
     pub max_norm: f32,
+}
+
+/// What of an update changes from step to step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pace {
+    /// Learning rate.
+    pub rate: f32,
+    /// 1-based step, for bias correction.
+    pub step: u64,
     /// Decay of the moving average of the weights.
     pub average_decay: f32,
+}
+
+impl Pace {
+    /// Floats that a device is told of it.
+    pub const WORDS: usize = 4;
+
+    /// What a device is told: rate, factors of bias correction of the two moments, decay of the average.
+    pub fn words(&self, settings: &AdamW) -> [f32; Self::WORDS] {
+        let correct = |beta: f32| 1.0 / (1.0 - beta.powf(self.step as f32));
+        [self.rate, correct(settings.beta1), correct(settings.beta2), self.average_decay]
+    }
 }
 
 /// A tensor that an update changes, with its gradient.
@@ -214,6 +234,10 @@ pub struct Trained<'a, T> {
 pub trait Backend {
     /// An array on the device.
     type Buffer: std::fmt::Debug;
+    /// A set of latents on the device.
+    type Latents: std::fmt::Debug;
+    /// Work that is done again and again.
+    type Recording: std::fmt::Debug + Default;
 
     /// The first fault of the device since the last call. After one, operations do nothing and downloads give NaN,
     /// until the caller stops.
@@ -239,6 +263,8 @@ pub trait Backend {
     fn zeros(&self, len: usize) -> Self::Buffer;
     /// A copy of host values.
     fn upload(&self, values: &[f32]) -> Self::Buffer;
+    /// Host values in place of those that a buffer of that length holds.
+    fn write(&self, values: &[f32], to: &mut Self::Buffer);
     /// A host copy.
     fn download(&self, buffer: &Self::Buffer) -> Vec<f32>;
     /// Gives a buffer back for reuse.
@@ -326,9 +352,9 @@ pub trait Backend {
     /// Its gradient.
     fn leaky_relu_grad(&self, slope: f32, x: &Self::Buffer, grad: &Self::Buffer, out: &mut Self::Buffer);
 
-    /// Dropout (Srivastava et al. 2014): `out[i] = scale · x[i]` where the hash of `seed` and `first + i` is at least the
-    /// threshold, else 0. With the same mask it is its own gradient.
-    fn dropout(&self, mask: &Mask, x: &Self::Buffer, out: &mut Self::Buffer);
+    /// Dropout (Srivastava et al. 2014): `out[i] = scale · x[i]` where the hash of the step's `seed` (two whole numbers below
+    /// 2²⁴), the mask's number and `first + i` is at least the threshold, else 0. With the same mask it is its own gradient.
+    fn dropout(&self, mask: &Mask, seed: &Self::Buffer, x: &Self::Buffer, out: &mut Self::Buffer);
 
     /// `out = a + b`.
     fn add(&self, a: &Self::Buffer, b: &Self::Buffer, out: &mut Self::Buffer);
@@ -385,6 +411,20 @@ pub trait Backend {
         grad: &mut Self::Buffer,
         loss: &mut Self::Buffer,
     );
-    /// One AdamW update of all tensors of a network, then `average ← d·average + (1−d)·value`.
-    fn update(&self, settings: &AdamW, tensors: &mut [Trained<'_, Self::Buffer>]);
+    /// `to[n, …] += weights[n] · (a[n, …] − b[n, …])`.
+    fn add_difference(&self, weights: &Self::Buffer, a: &Self::Buffer, b: &Self::Buffer, to: &mut Self::Buffer);
+    /// One AdamW update of all tensors of a network at `pace` ([`Pace::words`]), then `average ← d·average + (1−d)·value`.
+    fn update(&self, settings: &AdamW, pace: &Self::Buffer, tensors: &mut [Trained<'_, Self::Buffer>]);
+
+    /// Brings a set of latents to the device.
+    fn latents(&self, set: &LatentSet, settings: WindowSettings) -> Self::Latents;
+    /// How the windows of a set lie.
+    fn layout<'l>(&self, latents: &'l Self::Latents) -> &'l Layout;
+    /// Cuts out the windows of `subjects` ([`windows::Subject::words`]) and makes a batch of them.
+    fn draw(&self, latents: &Self::Latents, subjects: &Self::Buffer, batch: &mut Batch<Self::Buffer>);
+
+    /// Does `work`. A device may record what is submitted to it, and do the same again without asking when it is called
+    /// with that recording again. So `work` must be the same operations on the same buffers every time, or on ones that it
+    /// asks for and releases; what changes is written into buffers before; nothing may be uploaded or downloaded in it.
+    fn repeat(&self, recording: &mut Self::Recording, work: impl FnMut());
 }

@@ -1,7 +1,11 @@
 //! Every operation on two backends with the same random inputs of odd sizes: forward and backward, outputs
 //! poisoned with NaN before.
 
-use super::{AdamW, Attention, Backend, Conv, Mask, Norm, Plane, Pool, Trained, Window};
+use rissole::bundle::manifest::{NeighbourSource, Prediction};
+use rissole::{BlockGrid, LatentShape};
+
+use super::windows::{LatentSet, Subject, WindowSettings};
+use super::{AdamW, Attention, Backend, Conv, Mask, Norm, Pace, Plane, Pool, Trained, Window};
 use crate::random::Random;
 
 /// Largest error of an operation in `f32`, as [`error`] measures it.
@@ -110,6 +114,8 @@ pub fn checks<A: Backend, B: Backend>() -> Vec<Check<A, B>> {
         ("timestep embedding", sinusoid),
         ("nearest entries", nearest),
         ("squared error", squared_error),
+        ("differences", differences),
+        ("windows", windows),
         ("update", update),
     ]
 }
@@ -138,8 +144,9 @@ fn pointwise<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
 
 fn dropout<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     for (n, rate, first) in [(1, 0.5, 0), (1_000, 0.1, 7), (70_001, 0.9, u32::MAX - 70)] {
-        let mask = Mask { rate, seed: [0x9e37_79b9, u32::MAX], first };
-        compare!(pair, inputs vec![pair.normal(n)], outputs [Poison(n)], |b, [x], [out]| b.dropout(&mask, x, out));
+        let mask = Mask { rate, number: first ^ 5, first };
+        let inputs = vec![pair.normal(n), vec![7.0, 16_777_215.0]];
+        compare!(pair, inputs inputs, outputs [Poison(n)], |b, [x, seed], [out]| b.dropout(&mask, seed, x, out));
     }
 }
 
@@ -397,11 +404,75 @@ fn squared_error<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     }
 }
 
+fn differences<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    for (samples, len) in [(1, 1), (3, 35), (65, 1_600)] {
+        let n = samples * len;
+        let inputs = vec![pair.normal(samples), pair.normal(n), pair.normal(n)];
+        compare!(pair, inputs inputs, outputs [Values(n)], |b, [weights, x, y], [to]| b.add_difference(weights, x, y, to));
+    }
+}
+
+/// Pictures of random codes, with thumbnails and neighbours.
+fn pictures(grid: BlockGrid, random: &mut Random) -> LatentSet {
+    const IMAGES: usize = 11;
+    let mut set = LatentSet::random(grid, 19, IMAGES, 3, random);
+    set.thumbnail_codebook = vec![0.0; 7 * grid.latent().channels];
+    random.fill_normal(&mut set.thumbnail_codebook);
+    set.thumbnail_codes = (0..IMAGES * grid.block().cells()).map(|_| random.below(7) as u16).collect();
+    set.neighbours = (0..IMAGES * 3).map(|_| random.below(IMAGES) as u32).collect();
+    set
+}
+
+fn windows<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    use NeighbourSource::{Database, Noise};
+    use Prediction::{Epsilon, V};
+    let cases = [
+        (true, 1, Database, V, false),
+        (false, 0, Database, Epsilon, true),
+        (true, 2, Noise, V, false),
+        (false, 1, Noise, Epsilon, false),
+    ];
+    for (thumbnail, margin, source, prediction, previous_block) in cases {
+        let latent = LatentShape { channels: 5, height: 6, width: 8 };
+        let grid = BlockGrid::new(latent, 2, 2, thumbnail, margin).expect("the grid fits");
+        let set = pictures(grid, &mut pair.random);
+        let settings = WindowSettings { prediction, source, previous_block };
+        // Every position, each once without neighbours.
+        let subject = |i: usize| Subject {
+            image: i % set.images(),
+            position: i / 2 % grid.positions(),
+            timestep: 37 * i,
+            alpha: 0.8,
+            sigma: 0.6,
+            weight: 0.5 + i as f32,
+            without_neighbours: i % 2 == 1,
+            thumbnail_deviation: 0.1 * i as f32,
+            key: [i as u32, 0xff_ffff - i as u32],
+        };
+        let words = Subject::words(&(0..2 * grid.positions()).map(subject).collect::<Vec<_>>());
+        let (expected, got) =
+            (drawn(pair.reference, &set, settings, &words), drawn(pair.candidate, &set, settings, &words));
+        pair.compare(&expected, &got);
+    }
+}
+
+/// The arrays of a batch.
+fn drawn<B: Backend>(backend: &B, set: &LatentSet, settings: WindowSettings, words: &[f32]) -> Vec<Vec<f32>> {
+    let latents = backend.latents(set, settings);
+    let subjects = backend.upload(words);
+    let lengths = backend.layout(&latents).lengths(words.len() / Subject::WORDS);
+    let mut batch = lengths.map(|&n| backend.upload(&vec![f32::NAN; n]));
+    backend.draw(&latents, &subjects, &mut batch);
+    let mut arrays = Vec::new();
+    batch.map(|array| arrays.push(backend.download(array)));
+    arrays
+}
+
 fn update<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     // Gradients within the norm and far past it; a tensor of several chunks and a small one.
     for (n, m, step, max_norm) in [(1, 3, 1, 1e6), (1_000, 1, 1, 1.0), (40_001, 777, 777, 0.1)] {
-        let settings =
-            AdamW { rate: 1e-2, beta1: 0.9, beta2: 0.99, weight_decay: 0.1, step, max_norm, average_decay: 0.9 };
+        let settings = AdamW { beta1: 0.9, beta2: 0.99, weight_decay: 0.1, max_norm };
+        let pace = Pace { rate: 1e-2, step, average_decay: 0.9 }.words(&settings);
         let inputs = [n, n, n, n, n, m, m, m, m, m].map(|n| pair.normal(n).iter().map(|v| v.abs()).collect());
         let outputs = [n, n, n, n, m, m, m, m].map(Poison);
         compare!(pair, inputs inputs.to_vec(), outputs outputs,
@@ -434,7 +505,9 @@ fn update<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
                     decays: false,
                 },
             ];
-            b.update(&settings, &mut tensors);
+            let pace = b.upload(&pace);
+            b.update(&settings, &pace, &mut tensors);
+            b.release(pace);
         });
     }
 }

@@ -30,13 +30,13 @@ impl DenoiserShape {
 
 /// Inputs of the conditioner, each `[N,h,w,·]` at the window's size.
 #[derive(Debug, Clone, Copy)]
-pub struct Conditions {
+pub struct Conditions<T> {
     /// `k·C` channels in rank order.
-    pub neighbours: NodeId,
+    pub neighbours: T,
     /// The thumbnail's region, where the grid has a thumbnail.
-    pub thumbnail: Option<NodeId>,
+    pub thumbnail: Option<T>,
     /// The block drawn before, where the variant has it.
-    pub previous: Option<NodeId>,
+    pub previous: Option<T>,
 }
 
 /// Neighbours (and thumbnail, previous block) → condition.
@@ -64,7 +64,7 @@ impl Conditioner {
     }
 
     /// Records the network: → `[N,h,w,width]`.
-    pub fn apply<B: Backend>(&self, t: &mut Tape<B>, inputs: Conditions) -> NodeId {
+    pub fn apply<B: Backend>(&self, t: &mut Tape<B>, inputs: Conditions<NodeId>) -> NodeId {
         let mut x = self.neighbours.apply(t, inputs.neighbours);
         for (conv, input) in [(&self.thumbnail, inputs.thumbnail), (&self.previous, inputs.previous)] {
             if let (Some(conv), Some(input)) = (conv, input) {

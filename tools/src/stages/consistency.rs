@@ -25,12 +25,10 @@ impl<B: Backend> Training for OnPairs<'_, B> {
         &self.trainer
     }
 
-    fn advance(&mut self, _saved_after: bool) -> Result<Vec<f64>> {
+    fn advance(&mut self) -> Result<Vec<f64>> {
         let Self { trainer, sampler, config } = self;
-        let mut pair = sampler.draw_pair(config.batch, config.gap(trainer.step + 1), &mut trainer.random);
-        let earlier = trainer.predict(&pair.earlier)?;
-        pair.later.target = sampler.consistent_target(&pair, &earlier);
-        Ok(vec![trainer.train(&pair.later)?])
+        let pairs = sampler.draw_pairs(config.batch, config.gap(trainer.step + 1), &mut trainer.random);
+        Ok(vec![trainer.tune(&pairs)?])
     }
 }
 
@@ -47,7 +45,7 @@ impl Run {
         // What counts is the data that is reached from the noisiest timesteps, which min-SNR weighs least.
         let settings = BatchSettings { min_snr: None, ..denoiser.batch_settings(schedule.alphas_cumprod()) };
         let sampler = Sampler::new(&set, settings).drawing(self.group.share(config.batch)?);
-        let trainer = self.consistency_trainer(backend, config)?.within(&self.group);
+        let trainer = self.consistency_trainer(backend, config)?.within(&self.group).on(&set, denoiser.windows());
         let training = OnPairs { trainer, sampler, config };
         self.train(Stage::Consistency, training, config.steps)
     }

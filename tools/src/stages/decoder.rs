@@ -39,7 +39,7 @@ impl<B: Backend> Training for OnLatents<'_, B> {
         &self.trainer
     }
 
-    fn advance(&mut self, _saved_after: bool) -> Result<Vec<f64>> {
+    fn advance(&mut self) -> Result<Vec<f64>> {
         let (images, LatentShape { height, width, channels }) = (self.pictures.len(), self.latent);
         let cell = self.dataset.width / width; // pixels along its side
         let all = Window { top: 0, left: 0, height, width };

@@ -11,17 +11,16 @@ use super::training::Training;
 use super::{Run, Stage};
 use crate::backend::Backend;
 use crate::backend::choice::on_device;
+use crate::backend::windows::{LatentSet, Subject};
 use crate::random::Random;
 use crate::train::Trainer;
 use crate::train::denoiser::{DenoiserTrainer, TrainedDenoiser};
-use crate::train::latents::{Batch, LatentSet, Sampler};
+use crate::train::latents::Sampler;
 
 struct OnBlocks<'a, B: Backend> {
     trainer: DenoiserTrainer<'a, B>,
     sampler: Sampler<'a>,
     batch: usize,
-    /// The next batch, drawn while a GPU works on the one before.
-    ahead: Option<Batch>,
 }
 
 impl<B: Backend> Training for OnBlocks<'_, B> {
@@ -31,13 +30,9 @@ impl<B: Backend> Training for OnBlocks<'_, B> {
         &self.trainer
     }
 
-    fn advance(&mut self, saved_after: bool) -> Result<Vec<f64>> {
-        let Self { trainer, sampler, batch, ahead } = self;
-        let drawn = ahead.take().unwrap_or_else(|| sampler.draw(*batch, &mut trainer.random));
-        trainer.submit(&drawn)?;
-        // Not before a checkpoint, which keeps the random state.
-        *ahead = (!saved_after).then(|| sampler.draw(*batch, &mut trainer.random));
-        Ok(vec![trainer.finish()?])
+    fn advance(&mut self) -> Result<Vec<f64>> {
+        let subjects = self.sampler.draw(self.batch, &mut self.trainer.random);
+        Ok(vec![self.trainer.train(&subjects)?])
     }
 }
 
@@ -52,9 +47,9 @@ impl Run {
         let schedule = Schedule::new(config.schedule, config.timesteps)?;
         let sampler = Sampler::new(&set, config.batch_settings(schedule.alphas_cumprod()));
         let sampler = sampler.drawing(self.group.share(config.batch)?);
-        let mut trainer = self.denoiser_trainer(backend)?.within(&self.group);
+        let mut trainer = self.denoiser_trainer(backend)?.within(&self.group).on(&set, config.windows());
         trainer.resume(&self.product(Stage::Denoiser))?;
-        let training = OnBlocks { trainer, sampler, batch: config.batch, ahead: None };
+        let training = OnBlocks { trainer, sampler, batch: config.batch };
         self.train(Stage::Denoiser, training, config.steps)
     }
 
@@ -83,6 +78,10 @@ impl Run {
         let scale = latent_scale(&database, &grid)?;
         let scaled = |values: &[f32]| values.iter().map(|v| v * scale).collect::<Vec<_>>();
         let images = database.images();
+        let most = Subject::MAX_IMAGES / if self.recipe.data.flip { 2 } else { 1 };
+        if images as usize > most {
+            return Err(Error::Usage(format!("{images} pictures are more than the {most} that can be trained on")));
+        }
         log::info!("denoiser: looking up {} neighbours of {images} pictures", config.neighbours);
         let set = LatentSet {
             grid,

@@ -23,8 +23,8 @@ pub(super) trait Training {
     /// What is trained.
     fn trainer(&self) -> &dyn Trainer;
 
-    /// One step. `saved_after` it, the trainer's state must be that of a run that goes on from a checkpoint.
-    fn advance(&mut self, saved_after: bool) -> Result<Vec<f64>>;
+    /// One step.
+    fn advance(&mut self) -> Result<Vec<f64>>;
 }
 
 impl Run {
@@ -48,7 +48,7 @@ impl Run {
             // All stop at the same step, whoever was interrupted.
             let interrupted = group.any(interrupted())?;
             let saves = step == steps || step.is_multiple_of(SAVE_EVERY) || interrupted;
-            let measured = training.advance(saves)?;
+            let measured = training.advance()?;
             if let Some(wrong) = measured.iter().find(|v| !v.is_finite()) {
                 return Err(diverged(&format!("the loss is {wrong}"), step, saved, &path));
             }
@@ -151,7 +151,7 @@ mod tests {
             self
         }
 
-        fn advance(&mut self, _saved_after: bool) -> Result<Vec<f64>> {
+        fn advance(&mut self) -> Result<Vec<f64>> {
             self.step += 1;
             Ok(vec![if self.step >= self.loss_fails { f64::NAN } else { 1.0 }])
         }

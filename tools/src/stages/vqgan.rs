@@ -29,7 +29,7 @@ impl<B: Backend> Training for OnPictures<'_, B> {
         &self.trainer
     }
 
-    fn advance(&mut self, _saved_after: bool) -> Result<Vec<f64>> {
+    fn advance(&mut self) -> Result<Vec<f64>> {
         let Self { trainer, dataset, split, batch, flip, crop } = self;
         let images = split.train.len();
         // The pictures, then the same mirrored.

@@ -149,7 +149,7 @@ impl<B: Backend> Tape<'_, B> {
             Op::LeakyRelu { slope } => {
                 self.give_with(x, |t, out| t.backend.leaky_relu_grad(slope, t.buffer(x), &grad, out));
             }
-            Op::Dropout { mask } => self.give_with(x, |t, out| t.backend.dropout(&mask, &grad, out)),
+            Op::Dropout { mask } => self.give_with(x, |t, out| t.drop_out(&mask, &grad, out)),
             Op::Add => {
                 self.give_with(x, |t, out| t.backend.copy(&grad, out));
                 return self.give(inputs[1], grad);

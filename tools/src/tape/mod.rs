@@ -13,7 +13,6 @@ pub use op::{Op, Shape};
 pub use params::{Init, Param, ParamSet};
 
 use crate::backend::{self, Backend, Window};
-use crate::random::Random;
 use op::len;
 
 /// Index of a node on its tape.
@@ -46,14 +45,16 @@ pub struct Tape<'a, B: Backend> {
     /// The parameters get no gradients.
     frozen: bool,
     nodes: Vec<Node<B>>,
-    dropping: Option<Dropping>,
+    dropping: Option<Dropping<'a, B>>,
+    /// Masks of dropout so far.
+    masks: u32,
 }
 
-/// What the masks of a step's dropout follow from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dropping {
-    /// Gives every mask its seed, in the order of the record.
-    pub random: Random,
+/// What the masks of a step's dropout follow from, beside their order in the record.
+#[derive(Debug)]
+pub struct Dropping<'a, B: Backend> {
+    /// The step's seed: see [`Backend::dropout`].
+    pub seed: &'a B::Buffer,
     /// Samples of the batch before the first one of this record: processes that share a batch drop what one would.
     pub first_sample: usize,
 }
@@ -61,7 +62,7 @@ pub struct Dropping {
 impl<'a, B: Backend> Tape<'a, B> {
     /// An empty record.
     pub fn new(backend: &'a B, params: &'a mut ParamSet<B>) -> Self {
-        Self { backend, params, frozen: false, nodes: Vec::new(), dropping: None }
+        Self { backend, params, frozen: false, nodes: Vec::new(), dropping: None, masks: 0 }
     }
 
     /// The same, whose parameters get no gradients: [`Self::backward`] leads to the inputs alone.
@@ -72,7 +73,7 @@ impl<'a, B: Backend> Tape<'a, B> {
     }
 
     /// The same record, for training with dropout; without this nothing is dropped.
-    pub fn dropping(self, dropping: Dropping) -> Self {
+    pub fn dropping(self, dropping: Dropping<'a, B>) -> Self {
         let mut tape = self;
         tape.dropping = Some(dropping);
         tape
@@ -101,6 +102,11 @@ impl<'a, B: Backend> Tape<'a, B> {
     /// Mean of the squares of a node's values.
     pub fn mean_square(&self, id: NodeId) -> f64 {
         self.backend.square_sum(self.buffer(id)) / len(self.shape(id)) as f64
+    }
+
+    /// Adds `weights` · (a node's value − `from`) to `to`: see [`Backend::add_difference`].
+    pub fn add_difference(&self, weights: &B::Buffer, id: NodeId, from: &B::Buffer, to: &mut B::Buffer) {
+        self.backend.add_difference(weights, self.buffer(id), from, to);
     }
 
     /// For each pixel of a node's value the nearest of `entries`: see [`Backend::nearest`].
@@ -144,6 +150,11 @@ impl<'a, B: Backend> Tape<'a, B> {
     pub fn input(&mut self, name: &str, shape: Shape, values: &[f32]) -> NodeId {
         assert_eq!(values.len(), len(shape), "input {name}");
         let value = self.backend.upload(values);
+        self.device_input(name, shape, value)
+    }
+
+    /// A value that is on the device already.
+    pub fn device_input(&mut self, name: &str, shape: Shape, value: B::Buffer) -> NodeId {
         self.push(Op::Input { name: name.to_owned() }, &[], shape, Some(value))
     }
 
@@ -213,11 +224,16 @@ impl<'a, B: Backend> Tape<'a, B> {
     /// Dropout of the share `rate`: see [`Self::dropping`]. The same node where nothing is dropped.
     pub fn dropout(&mut self, x: NodeId, rate: f32) -> NodeId {
         let shape = self.shape(x);
-        let Some(dropping) = self.dropping.as_mut().filter(|_| rate > 0.0) else { return x };
-        let seed = dropping.random.next_u64();
+        let Some(dropping) = self.dropping.as_ref().filter(|_| rate > 0.0) else { return x };
         let first = (dropping.first_sample * (len(shape) / shape[0])) as u32;
-        let mask = backend::Mask { rate, seed: [seed as u32, (seed >> 32) as u32], first };
-        self.record(Op::Dropout { mask }, &[x], shape, |t, out| t.backend.dropout(&mask, t.buffer(x), out))
+        let mask = backend::Mask { rate, number: self.masks, first };
+        self.masks += 1;
+        self.record(Op::Dropout { mask }, &[x], shape, |t, out| t.drop_out(&mask, t.buffer(x), out))
+    }
+
+    fn drop_out(&self, mask: &backend::Mask, x: &B::Buffer, out: &mut B::Buffer) {
+        let dropping = self.dropping.as_ref().expect("what is dropped in training has a seed");
+        self.backend.dropout(mask, dropping.seed, x, out);
     }
 
     /// a + b.

@@ -1,7 +1,7 @@
 //! Trained tensors with their gradients, optimizer moments and moving average.
 
 use super::op::{Shape, len};
-use crate::backend::{AdamW, Backend, Trained};
+use crate::backend::{AdamW, Backend, Pace, Trained};
 use crate::random::Random;
 use crate::train::group::Group;
 
@@ -113,7 +113,14 @@ impl<B: Backend> ParamSet<B> {
     }
 
     /// One AdamW update of every tensor. Weight decay falls on matrices only.
-    pub fn update(&mut self, backend: &B, settings: &AdamW) {
+    pub fn update(&mut self, backend: &B, settings: &AdamW, pace: &Pace) {
+        let pace = backend.upload(&pace.words(settings));
+        self.update_at(backend, settings, &pace);
+        backend.release(pace);
+    }
+
+    /// The same at a pace that is on the device already.
+    pub fn update_at(&mut self, backend: &B, settings: &AdamW, pace: &B::Buffer) {
         let tensors = self.params.iter_mut().map(|p| Trained {
             grad: &p.grad,
             value: &mut p.value,
@@ -122,7 +129,7 @@ impl<B: Backend> ParamSet<B> {
             average: &mut p.average,
             decays: p.shape[2] > 1,
         });
-        backend.update(settings, &mut tensors.collect::<Vec<_>>());
+        backend.update(settings, pace, &mut tensors.collect::<Vec<_>>());
     }
 
     /// Starts from the values of the tensors that have the same name and shape in `other`, averages included.

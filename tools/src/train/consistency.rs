@@ -5,8 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::latents::{Batch, Sampler};
+use super::latents::Sampler;
 use super::optimizer::OptimizerConfig;
+use crate::backend::windows::Subject;
 use crate::random::Random;
 
 /// Settings of a recipe's `[consistency]`.
@@ -34,57 +35,37 @@ impl ConsistencyTraining {
 
 /// Windows at two timesteps each, with the same data, noise and conditions.
 #[derive(Debug, PartialEq)]
-pub struct Pair {
+pub struct Pairs {
     /// At the later, noisier timestep.
-    pub later: Batch,
-    /// At the earlier one.
-    pub earlier: Batch,
+    pub later: Vec<Subject>,
+    /// At the earlier one. Their weight is σ of this timestep over σ of the later.
+    pub earlier: Vec<Subject>,
 }
 
 impl Sampler<'_> {
-    /// `count` pairs with the gap `gap`, and at least one timestep, between their two timesteps. Each pair has a
-    /// generator of its own, as in [`Self::draw`].
-    pub fn draw_pair(&self, count: usize, gap: f64, random: &mut Random) -> Pair {
-        let (mut later, mut earlier) = (Batch::default(), Batch::default());
-        for (a, b) in self.each(count, random, |random| self.sample_pair(gap, random)) {
-            later.append(a);
-            earlier.append(b);
-        }
-        Pair { later, earlier }
-    }
-
-    fn sample_pair(&self, gap: f64, random: &mut Random) -> (Batch, Batch) {
-        let mut subject = self.subject(random);
+    /// `count` pairs with the gap `gap`, and at least one timestep, between their two timesteps.
+    ///
+    /// The later v should be such that its data, x₀ = α·x − σ·v, is that of the earlier prediction v′. With the true
+    /// targets of both, that is target + σ′/σ · (v′ − target′).
+    pub fn draw_pairs(&self, count: usize, gap: f64, random: &mut Random) -> Pairs {
         // Nothing is before timestep 0.
-        let t = subject.timestep.max(1);
-        let r = t - ((t as f64 * gap).round() as usize).max(1);
-        subject.timestep = t;
-        let later = self.batch_of(&subject, random);
-        subject.timestep = r;
-        let (noisy, target) = self.noised(&subject);
-        let earlier = Batch { noisy, target, timesteps: vec![r as f32], ..later.clone() };
-        (later, earlier)
-    }
-
-    /// The v that `pair.later` should predict so that its data, x₀ = α·x − σ·v, is that of `pair.earlier`, whose
-    /// predicted v are `earlier`: `[N, block h, block w, C]` both.
-    pub fn consistent_target(&self, pair: &Pair, earlier: &[f32]) -> Vec<f32> {
-        let later = self.block_values(&pair.later).zip(self.block_values(&pair.earlier));
-        later
-            .zip(earlier)
-            .map(|(((x, t), (x_earlier, r)), v_earlier)| {
-                let ((alpha, sigma), (alpha_earlier, sigma_earlier)) = (self.level(t), self.level(r));
-                let data = alpha_earlier * x_earlier - sigma_earlier * v_earlier;
-                (alpha * x - data) / sigma
-            })
-            .collect()
+        let later: Vec<_> = self.draw(count, random).iter().map(|s| self.at(s, s.timestep.max(1))).collect();
+        let earlier = later.iter().map(|later| {
+            let before = ((later.timestep as f64 * gap).round() as usize).max(1);
+            let earlier = self.at(later, later.timestep - before);
+            Subject { weight: earlier.sigma / later.sigma, ..earlier }
+        });
+        Pairs { earlier: earlier.collect(), later }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::latents::{BatchSettings, LatentSet};
+    use crate::backend::Backend;
+    use crate::backend::cpu::Cpu;
+    use crate::backend::windows::{Batch, LatentSet, WindowSettings};
+    use crate::train::latents::BatchSettings;
     use rissole::bundle::manifest::{NeighbourSource, Prediction};
     use rissole::{BlockGrid, LatentShape};
 
@@ -97,38 +78,62 @@ mod tests {
         }
     }
 
-    /// Where the earlier prediction is the truth, so is the later target: one path, one end.
+    /// Where the earlier prediction is the truth, so is the later target; where it is another, the data is that of it.
     #[test]
-    fn from_a_true_prediction_comes_a_true_target() {
+    fn the_later_target_leads_to_the_data_of_the_earlier_prediction() {
+        let cpu = Cpu::default();
         for margin in [0, 1] {
             let latent = LatentShape { channels: 2, height: 4, width: 4 };
             let grid = BlockGrid::new(latent, 2, 2, false, margin).unwrap();
             let set = LatentSet::random(grid, 5, 3, 1, &mut Random::new(1));
             let alphas: Vec<f64> = (1..=20).map(|t| 1.0 - f64::from(t) / 21.0).collect();
-            let sampler = Sampler::new(
-                &set,
-                BatchSettings {
-                    alphas: &alphas,
-                    prediction: Prediction::V,
-                    min_snr: None,
-                    thumbnail_share: 0.0,
-                    thumbnail_noise: 0.0,
-                    source: NeighbourSource::Noise,
-                    neighbour_dropout: 0.0,
-                    previous_block: false,
-                },
-            );
+            let windows =
+                WindowSettings { prediction: Prediction::V, source: NeighbourSource::Noise, previous_block: false };
+            let settings = BatchSettings {
+                alphas: &alphas,
+                windows,
+                min_snr: None,
+                thumbnail_share: 0.0,
+                thumbnail_noise: 0.0,
+                neighbour_dropout: 0.0,
+            };
+            let (sampler, latents) = (Sampler::new(&set, settings), cpu.latents(&set, windows));
+            let draw = |subjects: &[Subject]| {
+                let mut batch = cpu.layout(&latents).lengths(subjects.len()).map(|&n| vec![f32::NAN; n]);
+                cpu.draw(&latents, &Subject::words(subjects), &mut batch);
+                batch
+            };
             for gap in [0.5, 0.01] {
-                let pair = sampler.draw_pair(6, gap, &mut Random::new(2));
-                assert!(pair.earlier.timesteps.iter().zip(&pair.later.timesteps).all(|(r, t)| r < t));
-                assert!(pair.earlier.noisy != pair.later.noisy && pair.earlier.neighbours == pair.later.neighbours);
-                let target = sampler.consistent_target(&pair, &pair.earlier.target);
-                assert_eq!(target.len(), pair.later.target.len());
-                for (found, expected) in target.iter().zip(&pair.later.target) {
+                let Pairs { later, earlier } = sampler.draw_pairs(6, gap, &mut Random::new(2));
+                assert!(earlier.iter().zip(&later).all(|(r, t)| r.timestep < t.timestep && r.image == t.image));
+                let (at_later, at_earlier) = (draw(&later), draw(&earlier));
+                assert!(at_earlier.noisy != at_later.noisy && at_earlier.neighbours == at_later.neighbours);
+                let target = |predicted: &Vec<f32>| {
+                    let mut target = at_later.target.clone();
+                    cpu.add_difference(&at_earlier.weights, predicted, &at_earlier.target, &mut target);
+                    target
+                };
+                assert_eq!(target(&at_earlier.target), at_later.target);
+                let wrong: Vec<f32> = at_earlier.target.iter().map(|v| 0.3 - v).collect();
+                // The data of each, by the blocks' own noisy values.
+                let own = |batch: &Batch<Vec<f32>>| -> Vec<f32> {
+                    let (window, channels) = (grid.window(), cpu.layout(&latents).noisy_channels());
+                    let samples = batch.noisy.chunks_exact(window.cells() * channels);
+                    let layout = cpu.layout(&latents);
+                    samples
+                        .flat_map(|s| layout.own.iter().flat_map(move |&i| &s[i as usize * channels..][..2]))
+                        .copied()
+                        .collect()
+                };
+                let data = |subjects: &[Subject], noisy: Vec<f32>, v: &[f32]| -> Vec<f32> {
+                    let of = |i: usize| &subjects[i / 8];
+                    noisy.iter().zip(v).enumerate().map(|(i, (x, v))| of(i).alpha * x - of(i).sigma * v).collect()
+                };
+                let found = data(&later, own(&at_later), &target(&wrong));
+                let expected = data(&earlier, own(&at_earlier), &wrong);
+                for (found, expected) in found.iter().zip(&expected) {
                     assert!((found - expected).abs() < 1e-4, "{found} {expected}");
                 }
-                let wrong = sampler.consistent_target(&pair, &vec![0.0; target.len()]);
-                assert!(wrong.iter().zip(&target).any(|(a, b)| (a - b).abs() > 0.1));
             }
         }
     }

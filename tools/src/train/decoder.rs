@@ -101,9 +101,10 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
         tape.seed(decoded.image, &grad);
         tape.backward();
         drop(tape);
-        let settings = self.config.optimizer.at(self.step, self.config.steps);
-        self.set.update(self.backend, &settings);
-        errors.discriminator = self.loss.train_critic((&fake, images), shape, &settings);
+        let optimizer = &self.config.optimizer;
+        let (settings, pace) = (optimizer.adamw(), optimizer.at(self.step, self.config.steps));
+        self.set.update(self.backend, &settings, &pace);
+        errors.discriminator = self.loss.train_critic((&fake, images), shape, (&settings, &pace));
         self.backend.check_batch(batch)?;
         Ok(errors)
     }

@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use super::Trainer;
 use super::checkpoint::{Checkpoint, settings_hash};
-use super::consistency::ConsistencyTraining;
+use super::consistency::{ConsistencyTraining, Pairs};
 use super::group::Group;
-use super::latents::{Batch, BatchSettings};
+use super::latents::{BatchSettings, key};
 use super::optimizer::OptimizerConfig;
-use crate::backend::Backend;
+use crate::backend::windows::{Batch, LatentSet, Subject, WindowSettings};
+use crate::backend::{Backend, Pace};
 use crate::model::denoiser::{Conditioner, Conditions, Denoiser, DenoiserShape};
 use crate::model::layers::Maker;
 use crate::model::unet::{UnetConfig, is_zero};
@@ -98,14 +99,18 @@ impl DenoiserTraining {
     pub fn batch_settings<'a>(&self, alphas: &'a [f64]) -> BatchSettings<'a> {
         BatchSettings {
             alphas,
-            prediction: self.prediction,
+            windows: self.windows(),
             min_snr: self.min_snr,
             thumbnail_share: self.thumbnail_share,
             thumbnail_noise: self.thumbnail_noise,
-            source: self.source,
             neighbour_dropout: self.neighbour_dropout,
-            previous_block: self.previous_block,
         }
+    }
+
+    /// What is made of a window.
+    pub fn windows(&self) -> WindowSettings {
+        let &Self { prediction, source, previous_block, .. } = self;
+        WindowSettings { prediction, source, previous_block }
     }
 }
 
@@ -130,8 +135,23 @@ pub struct DenoiserTrainer<'a, B: Backend> {
     pub step: u64,
     /// Draws batches.
     pub random: Random,
-    /// Loss and samples of the step that was submitted and not yet waited for.
-    submitted: Option<(B::Buffer, usize)>,
+    /// What is trained on.
+    latents: Option<B::Latents>,
+    inputs: Option<Inputs<B>>,
+    recording: B::Recording,
+}
+
+/// What a step is told, in buffers that stay where they are, and what it tells.
+#[derive(Debug)]
+struct Inputs<B: Backend> {
+    /// Subjects, as they are and at an earlier timestep.
+    subjects: [B::Buffer; 2],
+    /// How many there are of each.
+    samples: [usize; 2],
+    /// Seed of dropout.
+    seed: B::Buffer,
+    pace: B::Buffer,
+    loss: B::Buffer,
 }
 
 impl<'a, B: Backend> DenoiserTrainer<'a, B> {
@@ -160,13 +180,20 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
             denoiser,
             step: 0,
             random,
-            submitted: None,
+            latents: None,
+            inputs: None,
+            recording: B::Recording::default(),
         })
     }
 
     /// The same networks, trained together with the other processes of `group`: each is given its share of a batch.
     pub fn within(self, group: &'a Group) -> Self {
         Self { group: Some(group), ..self }
+    }
+
+    /// The same networks, trained on windows of `set`.
+    pub fn on(self, set: &LatentSet, windows: WindowSettings) -> Self {
+        Self { latents: Some(self.backend.latents(set, windows)), ..self }
     }
 
     /// The same networks with the weights of `trained`, to be tuned as `tuning` says.
@@ -177,73 +204,117 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         Self { settings, optimizer: tuning.optimizer.clone(), steps: tuning.steps, set, ..self }
     }
 
-    /// One step. Returns the weighted mean squared error.
+    /// One step on `subjects`. Returns the weighted mean squared error.
     ///
     /// # Errors
     /// As [`Backend::check`] and [`Group::average`].
-    pub fn train(&mut self, batch: &Batch) -> Result<f64> {
-        self.submit(batch)?;
-        self.finish()
-    }
-
-    /// Hands one step to the device. Until [`Self::finish`] the host may do something else.
-    ///
-    /// # Errors
-    /// As [`Group::average`].
-    pub fn submit(&mut self, batch: &Batch) -> Result<()> {
-        self.step += 1;
-        self.set.clear_grads(self.backend);
-        // Masks follow from the step, so that a run that goes on from a checkpoint drops what it would have dropped.
-        let rank = self.group.map_or(0, Group::rank);
-        let dropping = Dropping {
-            random: Random::new(self.seed.wrapping_add(self.step)),
-            first_sample: rank * batch.weights.len(),
-        };
-        let mut tape = Tape::new(self.backend, &mut self.set).dropping(dropping);
-        // All copies to the device come before any work: one in the midst of it would wait.
-        let (samples, block) = (batch.weights.len(), self.shape.grid.block());
-        let target = tape.input("", [samples, block.height, block.width, block.channels], &batch.target);
-        let weights = tape.input("", [samples, 1, 1, 1], &batch.weights);
-        let prediction = record_prediction(&mut tape, &self.shape, (&self.conditioner, &self.denoiser), batch);
-        let loss = tape.seed_squared_error(prediction, target, weights);
-        tape.backward();
-        drop(tape);
-        if let Some(group) = self.group {
-            self.set.average_grads(self.backend, group)?;
-        }
-        self.set.update(self.backend, &self.optimizer.at(self.step, self.steps));
-        self.submitted = Some((loss, samples));
-        Ok(())
-    }
-
-    /// What the networks predict of `batch`, `[N, block h, block w, C]`, with the weights as they are.
-    ///
-    /// # Errors
-    /// As [`Backend::check`].
-    pub fn predict(&mut self, batch: &Batch) -> Result<Vec<f32>> {
-        let mut tape = Tape::new(self.backend, &mut self.set);
-        let prediction = record_prediction(&mut tape, &self.shape, (&self.conditioner, &self.denoiser), batch);
-        let values = tape.value(prediction);
-        self.backend.check()?;
-        Ok(values)
-    }
-
-    /// Waits for the step that was submitted. Returns the weighted mean squared error.
-    ///
-    /// # Errors
-    /// As [`Backend::check`].
     ///
     /// # Panics
-    /// When none was.
-    pub fn finish(&mut self) -> Result<f64> {
-        let (loss, samples) = self.submitted.take().expect("a step was submitted");
-        let mut value = [self.backend.download(&loss)[0]];
-        self.backend.release(loss);
+    /// Before [`Self::on`].
+    pub fn train(&mut self, subjects: &[Subject]) -> Result<f64> {
+        self.step([subjects, &[]])
+    }
+
+    /// One step of consistency tuning on `pairs`. Returns the mean squared error.
+    ///
+    /// # Errors
+    /// As [`Self::train`].
+    ///
+    /// # Panics
+    /// Before [`Self::on`].
+    pub fn tune(&mut self, pairs: &Pairs) -> Result<f64> {
+        self.step([&pairs.later, &pairs.earlier])
+    }
+
+    fn step(&mut self, subjects: [&[Subject]; 2]) -> Result<f64> {
+        self.step += 1;
+        let mut inputs = self.write_inputs(subjects);
+        match self.group.filter(|group| !group.is_alone()) {
+            None => {
+                let mut recording = std::mem::take(&mut self.recording);
+                self.backend.repeat(&mut recording, || {
+                    self.gradients(&mut inputs);
+                    self.update(&inputs);
+                });
+                self.recording = recording;
+            }
+            Some(group) => {
+                self.gradients(&mut inputs);
+                self.set.average_grads(self.backend, group)?;
+                self.update(&inputs);
+            }
+        }
+        let mut loss = [self.backend.download(&inputs.loss)[0]];
+        let samples = inputs.samples[0];
+        self.inputs = Some(inputs);
         self.backend.check_batch(samples)?;
         if let Some(group) = self.group {
-            group.average(&mut value)?;
+            group.average(&mut loss)?;
         }
-        Ok(f64::from(value[0]))
+        Ok(f64::from(loss[0]))
+    }
+
+    /// Tells the device what this step is about.
+    fn write_inputs(&mut self, subjects: [&[Subject]; 2]) -> Inputs<B> {
+        let (backend, samples) = (self.backend, subjects.map(<[Subject]>::len));
+        let kept = self.inputs.take().filter(|kept| kept.samples == samples);
+        let mut inputs = kept.unwrap_or_else(|| {
+            self.recording = B::Recording::default();
+            Inputs {
+                subjects: samples.map(|n| backend.alloc(n * Subject::WORDS)),
+                samples,
+                seed: backend.alloc(2),
+                pace: backend.alloc(Pace::WORDS),
+                loss: backend.alloc(1),
+            }
+        });
+        for (subjects, buffer) in subjects.iter().zip(&mut inputs.subjects) {
+            backend.write(&Subject::words(subjects), buffer);
+        }
+        // Masks follow from the step, so that a run that goes on from a checkpoint drops what it would have dropped.
+        let seed = key(&mut Random::new(self.seed.wrapping_add(self.step)));
+        backend.write(&seed.map(|part| part as f32), &mut inputs.seed);
+        let pace = self.optimizer.at(self.step, self.steps);
+        backend.write(&pace.words(&self.optimizer.adamw()), &mut inputs.pace);
+        inputs
+    }
+
+    /// Computes the gradients of a step and its loss.
+    fn gradients(&mut self, inputs: &mut Inputs<B>) {
+        let (backend, samples) = (self.backend, inputs.samples[0]);
+        let networks = (&self.conditioner, &self.denoiser);
+        self.set.clear_grads(backend);
+        let mut batch = self.draw(&inputs.subjects[0], samples);
+        if inputs.samples[1] > 0 {
+            let earlier = self.draw(&inputs.subjects[1], samples);
+            let mut tape = Tape::new(backend, &mut self.set);
+            let (predicted, target, ratios) = record_prediction(&mut tape, &self.shape, networks, (samples, earlier));
+            tape.add_difference(&ratios, predicted, &target, &mut batch.target);
+            drop(tape);
+            [target, ratios].into_iter().for_each(|buffer| backend.release(buffer));
+        }
+        let rank = self.group.map_or(0, Group::rank);
+        let dropping = Dropping { seed: &inputs.seed, first_sample: rank * samples };
+        let mut tape = Tape::new(backend, &mut self.set).dropping(dropping);
+        let (prediction, target, weights) = record_prediction(&mut tape, &self.shape, networks, (samples, batch));
+        let target = tape.device_input("", tape.shape(prediction), target);
+        let weights = tape.device_input("", [samples, 1, 1, 1], weights);
+        let loss = tape.seed_squared_error(prediction, target, weights);
+        tape.backward();
+        backend.copy(&loss, &mut inputs.loss);
+        backend.release(loss);
+    }
+
+    /// The batch of `samples` subjects.
+    fn draw(&self, subjects: &B::Buffer, samples: usize) -> Batch<B::Buffer> {
+        let latents = self.latents.as_ref().expect("there is something to train on");
+        let mut batch = self.backend.layout(latents).lengths(samples).map(|&n| self.backend.alloc(n));
+        self.backend.draw(latents, subjects, &mut batch);
+        batch
+    }
+
+    fn update(&mut self, inputs: &Inputs<B>) {
+        self.set.update_at(self.backend, &self.optimizer.adamw(), &inputs.pace);
     }
 
     /// The networks with averaged weights, for export.
@@ -311,84 +382,83 @@ pub struct TrainedDenoiser<'a, B: Backend> {
 impl<B: Backend> TrainedDenoiser<'_, B> {
     /// Records the conditioner on one window, for export. Returns the tape and the condition.
     pub fn record_conditioner(&mut self) -> (Tape<'_, B>, NodeId) {
-        let batch = blank(&self.shape);
+        let (cells, c) = (self.shape.grid.window().cells(), self.shape.grid.window().channels);
+        let zeros = |n: usize| self.backend.zeros(n);
+        let inputs = Conditions {
+            neighbours: zeros(cells * c * self.shape.neighbours),
+            thumbnail: self.shape.grid.has_thumbnail().then(|| zeros(cells * c)),
+            previous: self.shape.previous_block.then(|| zeros(cells * c)),
+        };
         let mut tape = Tape::new(self.backend, &mut self.set);
-        let condition = record_conditioner(&mut tape, &self.shape, &self.conditioner, &batch, true);
+        let condition = record_conditioner(&mut tape, &self.shape, &self.conditioner, (1, inputs), true);
         (tape, condition)
     }
 
     /// Records the denoiser on one window, for export. Returns the tape and the prediction.
     pub fn record_denoiser(&mut self) -> (Tape<'_, B>, NodeId) {
-        let (batch, window) = (blank(&self.shape), self.shape.grid.window());
+        let (window, zeros) = (self.shape.grid.window(), |n: usize| self.backend.zeros(n));
+        let noisy = zeros(window.cells() * self.shape.noisy_channels());
+        let (timesteps, positions) = (zeros(1), zeros(self.shape.grid.positions()));
         let mut tape = Tape::new(self.backend, &mut self.set);
-        let (noisy, timestep, position) = denoiser_inputs(&mut tape, &self.shape, &batch, true);
+        let inputs = denoiser_inputs(&mut tape, &self.shape, (1, noisy, timesteps, positions), true);
         let shape = [1, window.height, window.width, self.width];
         let condition = tape.input("condition", shape, &vec![0.0; window.cells() * self.width]);
-        let prediction = self.denoiser.apply(&mut tape, noisy, timestep, position, condition);
+        let prediction = self.denoiser.apply(&mut tape, inputs.0, inputs.1, inputs.2, condition);
         (tape, prediction)
     }
 }
 
-/// A batch of one window of zeros.
-fn blank(shape: &DenoiserShape) -> Batch {
-    let (cells, c) = (shape.grid.window().cells(), shape.grid.window().channels);
-    let zeros = |wanted: bool, n: usize| vec![0.0; if wanted { n } else { 0 }];
-    Batch {
-        noisy: vec![0.0; cells * shape.noisy_channels()],
-        timesteps: vec![0.0],
-        positions: vec![0.0; shape.grid.positions()],
-        neighbours: vec![0.0; cells * c * shape.neighbours],
-        thumbnail: zeros(shape.grid.has_thumbnail(), cells * c),
-        previous: zeros(shape.previous_block, cells * c),
-        ..Batch::default()
-    }
-}
-
-/// Records the conditioner. Inputs carry their names only for export: unnamed ones get no gradient.
+/// Records the conditioner on `samples` windows. Inputs carry their names only for export: unnamed ones get no gradient.
 fn record_conditioner<B: Backend>(
     tape: &mut Tape<B>,
     shape: &DenoiserShape,
     conditioner: &Conditioner,
-    batch: &Batch,
+    (samples, inputs): (usize, Conditions<B::Buffer>),
     named: bool,
 ) -> NodeId {
-    let (n, window) = (batch.timesteps.len(), shape.grid.window());
-    let mut input = |name: &str, channels: usize, values: &[f32]| {
-        tape.input(if named { name } else { "" }, [n, window.height, window.width, channels], values)
+    let window = shape.grid.window();
+    let mut input = |name: &str, channels: usize, values: B::Buffer| {
+        let shape = [samples, window.height, window.width, channels];
+        tape.device_input(if named { name } else { "" }, shape, values)
     };
     let inputs = Conditions {
-        neighbours: input("neighbours", shape.neighbours * window.channels, &batch.neighbours),
-        thumbnail: shape.grid.has_thumbnail().then(|| input("thumbnail", window.channels, &batch.thumbnail)),
-        previous: shape.previous_block.then(|| input("previous", window.channels, &batch.previous)),
+        neighbours: input("neighbours", shape.neighbours * window.channels, inputs.neighbours),
+        thumbnail: inputs.thumbnail.map(|values| input("thumbnail", window.channels, values)),
+        previous: inputs.previous.map(|values| input("previous", window.channels, values)),
     };
     conditioner.apply(tape, inputs)
 }
 
-/// Records conditioner and denoiser for training.
+/// Records conditioner and denoiser for training. Returns the prediction, the target and the weights of the batch.
 fn record_prediction<B: Backend>(
     tape: &mut Tape<B>,
     shape: &DenoiserShape,
     (conditioner, denoiser): (&Conditioner, &Denoiser),
-    batch: &Batch,
-) -> NodeId {
-    let (noisy, timestep, position) = denoiser_inputs(tape, shape, batch, false);
-    let condition = record_conditioner(tape, shape, conditioner, batch, false);
-    denoiser.apply(tape, noisy, timestep, position, condition)
+    (samples, batch): (usize, Batch<B::Buffer>),
+) -> (NodeId, B::Buffer, B::Buffer) {
+    let Batch { noisy, timesteps, positions, neighbours, thumbnail, previous, target, weights } = batch;
+    let (noisy, timestep, position) = denoiser_inputs(tape, shape, (samples, noisy, timesteps, positions), false);
+    let conditions = Conditions { neighbours, thumbnail, previous };
+    let condition = record_conditioner(tape, shape, conditioner, (samples, conditions), false);
+    (denoiser.apply(tape, noisy, timestep, position, condition), target, weights)
 }
 
-/// Records the denoiser's inputs but the condition.
+/// Records the denoiser's inputs but the condition: those of `samples` windows, noisy values, timesteps and positions.
 fn denoiser_inputs<B: Backend>(
     tape: &mut Tape<B>,
     shape: &DenoiserShape,
-    batch: &Batch,
+    (samples, noisy, timesteps, positions): (usize, B::Buffer, B::Buffer, B::Buffer),
     named: bool,
 ) -> (NodeId, NodeId, Option<NodeId>) {
-    let (n, window) = (batch.timesteps.len(), shape.grid.window());
-    let mut input = |name: &str, shape, values: &[f32]| tape.input(if named { name } else { "" }, shape, values);
-    let noisy = input("latent", [n, window.height, window.width, shape.noisy_channels()], &batch.noisy);
-    let timestep = input("timestep", [n, 1, 1, 1], &batch.timesteps);
-    let position =
-        shape.position_embedding.then(|| input("position", [n, 1, 1, shape.grid.positions()], &batch.positions));
+    let window = shape.grid.window();
+    let mut input =
+        |name: &str, shape, values: B::Buffer| tape.device_input(if named { name } else { "" }, shape, values);
+    let noisy = input("latent", [samples, window.height, window.width, shape.noisy_channels()], noisy);
+    let timestep = input("timestep", [samples, 1, 1, 1], timesteps);
+    let position = match shape.position_embedding {
+        true => Some(input("position", [samples, 1, 1, shape.grid.positions()], positions)),
+        false => None,
+    };
     (noisy, timestep, position)
 }
 
@@ -396,7 +466,7 @@ fn denoiser_inputs<B: Backend>(
 mod tests {
     use super::*;
     use crate::backend::cpu::Cpu;
-    use crate::train::latents::{LatentSet, Sampler};
+    use crate::train::latents::Sampler;
 
     const SETTINGS: &str = r#"
         rows = 2
@@ -432,17 +502,24 @@ mod tests {
         let set = LatentSet::random(grid, 5, 3, 1, &mut Random::new(1));
         let alphas: Vec<f64> = (1..=10).map(|t| 1.0 - f64::from(t) / 11.0).collect();
         let sampler = Sampler::new(&set, config(0.0).batch_settings(&alphas));
-        let batch = sampler.draw(3, &mut Random::new(2));
+        let subjects = sampler.draw(3, &mut Random::new(2));
         let cpu = Cpu::default();
-        // What is predicted of new networks, and the loss of their step of the number `step`.
+        // The loss of the step of the number `step`, of new networks.
         let begin = |dropout: f32, step: u64| {
-            let mut trainer = DenoiserTrainer::new(&cpu, &config(dropout), latent, 7).unwrap();
+            let trainer = DenoiserTrainer::new(&cpu, &config(dropout), latent, 7).unwrap();
+            let mut trainer = trainer.on(&set, config(0.0).windows());
             trainer.step = step - 1;
-            (trainer.predict(&batch).unwrap(), trainer.train(&batch).unwrap())
+            trainer.train(&subjects).unwrap()
         };
-        let (whole, dropped) = (begin(0.0, 1), begin(0.5, 1));
-        assert!(whole.0 == dropped.0 && whole.1 != dropped.1);
-        assert_eq!(dropped, begin(0.5, 1));
-        assert!(whole == begin(0.0, 4) && dropped.1 != begin(0.5, 4).1);
+        assert!(begin(0.0, 1) != begin(0.5, 1));
+        assert_eq!(begin(0.5, 1), begin(0.5, 1));
+        assert!(begin(0.0, 1) == begin(0.0, 4) && begin(0.5, 1) != begin(0.5, 4));
+        // What is tuned towards is predicted without.
+        let pairs = sampler.draw_pairs(3, 0.5, &mut Random::new(2));
+        let tune = |dropout: f32| {
+            let trainer = DenoiserTrainer::new(&cpu, &config(dropout), latent, 7).unwrap();
+            trainer.on(&set, config(0.0).windows()).tune(&pairs).unwrap()
+        };
+        assert!(tune(0.0) != tune(0.5) && tune(0.5) == tune(0.5));
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::AdamW;
+use crate::backend::{AdamW, Pace};
 
 /// Optimizer settings of a recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,22 +21,19 @@ pub struct OptimizerConfig {
 }
 
 impl OptimizerConfig {
-    /// Settings of 1-based `step` out of `steps`.
-    pub fn at(&self, step: u64, steps: u64) -> AdamW {
+    /// What is the same at every step.
+    pub fn adamw(&self) -> AdamW {
+        AdamW { beta1: 0.9, beta2: 0.99, weight_decay: self.weight_decay, max_norm: self.max_norm }
+    }
+
+    /// The pace of 1-based `step` out of `steps`.
+    pub fn at(&self, step: u64, steps: u64) -> Pace {
         let warm = (step as f32 / self.warmup.max(1) as f32).min(1.0);
         let progress = (step as f32 / steps.max(1) as f32).min(1.0);
         let cosine = 0.1 + 0.9 * 0.5 * (1.0 + (std::f32::consts::PI * progress).cos());
         // Early on the average follows closely, or it would remember the initial weights for too long.
         let average_decay = self.average_decay.min((1.0 + step as f32) / (10.0 + step as f32));
-        AdamW {
-            rate: self.rate * warm * cosine,
-            beta1: 0.9,
-            beta2: 0.99,
-            weight_decay: self.weight_decay,
-            step,
-            max_norm: self.max_norm,
-            average_decay,
-        }
+        Pace { rate: self.rate * warm * cosine, step, average_decay }
     }
 }
 

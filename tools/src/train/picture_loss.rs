@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::Checkpoint;
 use super::perceptual::{Perceptual, PerceptualTraining};
-use crate::backend::{AdamW, Backend, Plane};
+use crate::backend::{AdamW, Backend, Pace, Plane};
 use crate::model::discriminator::Discriminator;
 use crate::model::layers::Maker;
 use crate::model::vqgan::Decoded;
@@ -119,13 +119,18 @@ impl<'a, B: Backend> PictureLoss<'a, B> {
     }
 
     /// Trains the critic, where it is at work, on the pictures of this step. Returns its hinge loss.
-    pub fn train_critic(&mut self, (fake, real): (&[f32], &[f32]), shape: [usize; 4], optimizer: &AdamW) -> f64 {
-        let Some((critic, settings)) = self.critic.as_ref().filter(|(_, c)| optimizer.step > c.from) else {
+    pub fn train_critic(
+        &mut self,
+        (fake, real): (&[f32], &[f32]),
+        shape: [usize; 4],
+        (optimizer, pace): (&AdamW, &Pace),
+    ) -> f64 {
+        let Some((critic, settings)) = self.critic.as_ref().filter(|(_, c)| pace.step > c.from) else {
             return 0.0;
         };
         let loss = hinge(self.backend, &mut self.critic_set, critic, real, fake, shape);
-        let rate = settings.rate.unwrap_or(optimizer.rate);
-        self.critic_set.update(self.backend, &AdamW { rate, ..*optimizer });
+        let rate = settings.rate.unwrap_or(pace.rate);
+        self.critic_set.update(self.backend, optimizer, &Pace { rate, ..*pace });
         loss
     }
 

@@ -137,9 +137,10 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         }
         tape.backward();
         drop(tape);
-        let settings = self.config.optimizer.at(self.step, self.config.steps);
-        self.set.update(self.backend, &settings);
-        losses.picture.discriminator = self.loss.train_critic((&fake, images), shape, &settings);
+        let optimizer = &self.config.optimizer;
+        let (settings, pace) = (optimizer.adamw(), optimizer.at(self.step, self.config.steps));
+        self.set.update(self.backend, &settings, &pace);
+        losses.picture.discriminator = self.loss.train_critic((&fake, images), shape, (&settings, &pace));
         self.backend.check_batch(batch)?;
         Ok(losses)
     }

@@ -9,12 +9,15 @@ mod norm;
 mod pointwise;
 mod pool;
 mod simd;
+mod windows;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 
 pub use nearest::{half_norms, nearest};
+pub use windows::Latents;
 
+use super::windows::{Batch, LatentSet, Layout, WindowSettings};
 use super::{AdamW, Attention, Backend, Conv, Mask, Norm, Plane, Pool, Trained};
 
 /// The CPU. Keeps released buffers by length, since a training step asks for the same ones again.
@@ -25,6 +28,8 @@ pub struct Cpu {
 
 impl Backend for Cpu {
     type Buffer = Vec<f32>;
+    type Latents = Latents;
+    type Recording = ();
 
     fn alloc(&self, len: usize) -> Vec<f32> {
         self.free.borrow_mut().get_mut(&len).and_then(Vec::pop).unwrap_or_else(|| vec![0.0; len])
@@ -40,6 +45,10 @@ impl Backend for Cpu {
         let mut buffer = self.alloc(values.len());
         buffer.copy_from_slice(values);
         buffer
+    }
+
+    fn write(&self, values: &[f32], to: &mut Vec<f32>) {
+        to.copy_from_slice(values);
     }
 
     fn download(&self, buffer: &Vec<f32>) -> Vec<f32> {
@@ -149,8 +158,8 @@ impl Backend for Cpu {
         pointwise::leaky_relu_grad(slope, x, grad, out);
     }
 
-    fn dropout(&self, mask: &Mask, x: &Vec<f32>, out: &mut Vec<f32>) {
-        pointwise::dropout(mask, x, out);
+    fn dropout(&self, mask: &Mask, seed: &Vec<f32>, x: &Vec<f32>, out: &mut Vec<f32>) {
+        pointwise::dropout(mask, [seed[0] as u32, seed[1] as u32], x, out);
     }
 
     fn add(&self, a: &Vec<f32>, b: &Vec<f32>, out: &mut Vec<f32>) {
@@ -232,7 +241,27 @@ impl Backend for Cpu {
         loss[0] = pointwise::squared_error(predicted, target, weights, grad) as f32;
     }
 
-    fn update(&self, settings: &AdamW, tensors: &mut [Trained<'_, Vec<f32>>]) {
-        pointwise::update(settings, tensors);
+    fn add_difference(&self, weights: &Vec<f32>, a: &Vec<f32>, b: &Vec<f32>, to: &mut Vec<f32>) {
+        pointwise::add_difference(weights, a, b, to);
+    }
+
+    fn update(&self, settings: &AdamW, pace: &Vec<f32>, tensors: &mut [Trained<'_, Vec<f32>>]) {
+        pointwise::update(settings, pace, tensors);
+    }
+
+    fn latents(&self, set: &LatentSet, settings: WindowSettings) -> Latents {
+        Latents::new(set.clone(), settings)
+    }
+
+    fn layout<'l>(&self, latents: &'l Latents) -> &'l Layout {
+        latents.layout()
+    }
+
+    fn draw(&self, latents: &Latents, subjects: &Vec<f32>, batch: &mut Batch<Vec<f32>>) {
+        latents.draw(subjects, batch);
+    }
+
+    fn repeat(&self, (): &mut (), mut work: impl FnMut()) {
+        work();
     }
 }

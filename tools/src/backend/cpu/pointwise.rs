@@ -73,20 +73,17 @@ pointwise!(
 );
 
 /// See [`Backend::dropout`](super::super::Backend::dropout).
-pub fn dropout(mask: &Mask, x: &[f32], out: &mut [f32]) {
+pub fn dropout(mask: &Mask, seed: [u32; 2], x: &[f32], out: &mut [f32]) {
     let (threshold, scale) = (mask.threshold(), mask.scale());
+    // The kernel has the same.
+    let key = mix(mix(seed[0] ^ mix(mask.number)) ^ seed[1]);
     out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).enumerate().for_each(|(chunk, (out, x))| {
         let first = mask.first.wrapping_add((chunk * CHUNK) as u32);
         for (i, (out, x)) in (0..).zip(out.iter_mut().zip(x)) {
-            let kept = hash(mask.seed, first.wrapping_add(i)) >= threshold;
+            let kept = mix(mix(first.wrapping_add(i)) ^ key) >= threshold;
             *out = if kept { scale * x } else { 0.0 };
         }
     });
-}
-
-/// 32 bits that look random, whatever the order in which elements are asked for. The kernel has the same.
-fn hash([a, b]: [u32; 2], i: u32) -> u32 {
-    mix(mix(i ^ a) ^ b)
 }
 
 /// A permutation of 32 bits in which every bit of the input changes about half of those of the output (Wellons 2018,
@@ -252,8 +249,16 @@ pub fn squared_error(predicted: &[f32], target: &[f32], weights: &[f32], grad: &
     loss
 }
 
+/// `to += weights[sample] · (a − b)`.
+pub fn add_difference(weights: &[f32], a: &[f32], b: &[f32], to: &mut [f32]) {
+    let per_sample = to.len() / weights.len();
+    for (i, (to, (a, b))) in to.iter_mut().zip(a.iter().zip(b)).enumerate() {
+        *to += weights[i / per_sample] * (a - b);
+    }
+}
+
 /// See [`Backend::update`](super::super::Backend::update).
-pub fn update(settings: &AdamW, tensors: &mut [Trained<'_, Vec<f32>>]) {
+pub fn update(settings: &AdamW, pace: &[f32], tensors: &mut [Trained<'_, Vec<f32>>]) {
     let norm = tensors.iter().map(|t| square_sum(t.grad)).sum::<f64>().sqrt();
     let grad_scale = if norm > f64::from(settings.max_norm) { settings.max_norm / norm as f32 } else { 1.0 };
     for t in tensors {
@@ -265,18 +270,17 @@ pub fn update(settings: &AdamW, tensors: &mut [Trained<'_, Vec<f32>>]) {
             .zip(t.average.par_chunks_mut(CHUNK))
             .zip(t.grad.par_chunks(CHUNK))
             .for_each(|((((value, m), v), average), grad)| {
-                adamw_chunk(&settings, grad_scale, grad, value, m, v, average);
+                adamw_chunk(&settings, pace, grad_scale, grad, value, m, v, average);
             });
     }
 }
 
 simd! {
     fn adamw_chunk(
-        s: &AdamW, grad_scale: f32, grad: &[f32], value: &mut [f32], m: &mut [f32], v: &mut [f32],
+        s: &AdamW, pace: &[f32], grad_scale: f32, grad: &[f32], value: &mut [f32], m: &mut [f32], v: &mut [f32],
         average: &mut [f32],
     ) {
-        let correct1 = 1.0 / (1.0 - s.beta1.powf(s.step as f32));
-        let correct2 = 1.0 / (1.0 - s.beta2.powf(s.step as f32));
+        let (rate, correct1, correct2, average_decay) = (pace[0], pace[1], pace[2], pace[3]);
         let n = value.len();
         let (grad, m, v, average) = (&grad[..n], &mut m[..n], &mut v[..n], &mut average[..n]);
         for i in 0..n {
@@ -284,8 +288,8 @@ simd! {
             m[i] = s.beta1 * m[i] + (1.0 - s.beta1) * g;
             v[i] = s.beta2 * v[i] + (1.0 - s.beta2) * g * g;
             let update = m[i] * correct1 / ((v[i] * correct2).sqrt() + 1e-8);
-            value[i] -= s.rate * (update + s.weight_decay * value[i]);
-            average[i] = s.average_decay * average[i] + (1.0 - s.average_decay) * value[i];
+            value[i] -= rate * (update + s.weight_decay * value[i]);
+            average[i] = average_decay * average[i] + (1.0 - average_decay) * value[i];
         }
     }
 }
@@ -298,22 +302,23 @@ mod tests {
     #[test]
     fn dropout_drops_as_much_as_said_keeps_the_mean_and_goes_on_where_a_part_begins() {
         let x = vec![1.0; 100_000];
-        let dropped = |mask: Mask, x: &[f32]| {
+        let with_seed = |mask: Mask, seed, x: &[f32]| {
             let mut out = vec![f32::NAN; x.len()];
-            dropout(&mask, x, &mut out);
+            dropout(&mask, seed, x, &mut out);
             out
         };
+        let dropped = |mask: Mask, x: &[f32]| with_seed(mask, [3, 4], x);
         for rate in [0.1, 0.5, 0.9] {
-            let mask = Mask { rate, seed: [3, 4], first: u32::MAX - 500 };
+            let mask = Mask { rate, number: 2, first: u32::MAX - 500 };
             let out = dropped(mask, &x);
             let zeros = out.iter().filter(|&&v| v == 0.0).count() as f32 / x.len() as f32;
             assert!((zeros - rate).abs() < 0.005, "{zeros} of {rate}");
             assert!(out.iter().all(|&v| v == 0.0 || v == mask.scale()));
             let part = dropped(Mask { first: mask.first.wrapping_add(77), ..mask }, &x[77..]);
             assert_eq!(part, out[77..]);
-            // Independent of another seed's: they agree as often as chance has it.
-            for seed in [[3, 5], [4, 4], [4, 3]] {
-                let other = dropped(Mask { seed, ..mask }, &x);
+            // Independent of another seed's and of another mask's: they agree as often as chance has it.
+            for (seed, number) in [([3, 5], 2), ([4, 4], 2), ([4, 3], 2), ([3, 4], 1), ([2, 4], 3)] {
+                let other = with_seed(Mask { number, ..mask }, seed, &x);
                 let agree = out.iter().zip(&other).filter(|(a, b)| a == b).count() as f32 / x.len() as f32;
                 let chance = rate * rate + (1.0 - rate) * (1.0 - rate);
                 assert!((agree - chance).abs() < 0.01, "{agree} of {chance}");

@@ -6,16 +6,21 @@ use std::ffi::c_int;
 use std::sync::Arc;
 
 use cudarc::cublas::{result, sys};
-use cudarc::driver::CudaStream;
+use cudarc::driver::{CudaStream, result as driver};
 use rissole::{Error, Result};
 
 use super::gemm::{Form, Product};
 use super::libraries;
 
+/// Bytes that cuBLAS may work in: what its documentation advises for the largest GPUs. Without memory of its own it would
+/// ask for some in the midst of a recording.
+const WORKSPACE: usize = 32 << 20;
+
 /// A handle on one stream.
 #[derive(Debug)]
 pub struct Blas {
     handle: sys::cublasHandle_t,
+    workspace: u64,
     /// The handle's work goes there, so it must live as long.
     _stream: Arc<CudaStream>,
 }
@@ -28,9 +33,16 @@ impl Blas {
             return None;
         }
         let create = || {
-            let blas = Self { handle: result::create_handle()?, _stream: stream.clone() };
-            // SAFETY: the handle was just created; the stream lives as long.
-            unsafe { result::set_stream(blas.handle, stream.cu_stream().cast()) }?;
+            let mut blas = Self { handle: result::create_handle()?, workspace: 0, _stream: stream.clone() };
+            // SAFETY: the handle was just created; the stream lives as long. The memory is freed after the handle is
+            // destroyed, and used by nothing else; without it cuBLAS takes its own.
+            unsafe {
+                result::set_stream(blas.handle, stream.cu_stream().cast())?;
+                if let Ok(workspace) = driver::malloc_sync(WORKSPACE) {
+                    blas.workspace = workspace;
+                    sys::cublasSetWorkspace_v2(blas.handle, workspace as *mut _, WORKSPACE).result()?;
+                }
+            }
             Ok(blas)
         };
         match create() {
@@ -94,6 +106,11 @@ impl Blas {
 impl Drop for Blas {
     fn drop(&mut self) {
         // SAFETY: the handle was created here and is destroyed once. On a lost device that fails, and so be it.
-        let _ = unsafe { result::destroy_handle(self.handle) };
+        unsafe {
+            let _ = result::destroy_handle(self.handle);
+            if self.workspace != 0 {
+                let _ = driver::free_sync(self.workspace);
+            }
+        }
     }
 }

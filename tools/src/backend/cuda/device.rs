@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use cudarc::driver::result::{self, DriverError};
@@ -213,6 +214,32 @@ impl Device {
             .map_err(|e| self.fault(kernel, e))
     }
 
+    /// Records what `work` submits, without doing it.
+    ///
+    /// # Errors
+    /// What the driver says, of the recording or of something in it that cannot be recorded.
+    pub fn record(self: &Rc<Self>, work: impl FnOnce()) -> Result<Graph> {
+        self.bind()?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream lives; the recording is ended below, whatever the work does.
+        unsafe { result::stream::begin_capture(self.stream.cu_stream(), mode) }
+            .map_err(|e| self.fault("recording", e))?;
+        work();
+        // SAFETY: the stream lives and a recording of it was begun.
+        let graph =
+            unsafe { result::stream::end_capture(self.stream.cu_stream()) }.map_err(|e| self.fault("recording", e))?;
+        if graph.is_null() {
+            return Err(Error::Internal(format!("{}: nothing was recorded", self.name)));
+        }
+        // SAFETY: the graph was just made; it is not needed any more once it is made executable, and is destroyed once.
+        let made = unsafe {
+            let made = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
+            let _ = result::graph::destroy(graph);
+            made
+        };
+        Ok(Graph { work: made.map_err(|e| self.fault("recording", e))?, device: self.clone() })
+    }
+
     /// Makes this GPU's context the thread's: a thread may use several.
     fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(|e| self.fault("context", e))
@@ -220,6 +247,35 @@ impl Device {
 
     fn fault(&self, what: &str, error: DriverError) -> Error {
         Error::Internal(format!("{}: {what}: {error}", self.name))
+    }
+}
+
+/// Recorded work. The arrays it names must live as long as it is launched.
+#[derive(Debug)]
+pub struct Graph {
+    work: sys::CUgraphExec,
+    device: Rc<Device>,
+}
+
+impl Graph {
+    /// Submits the work.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn launch(&self) -> Result<()> {
+        self.device.bind()?;
+        // SAFETY: the work is whole; who recorded it keeps its arrays.
+        unsafe { result::graph::launch(self.work, self.device.stream.cu_stream()) }
+            .map_err(|e| self.device.fault("recorded work", e))
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        if self.device.bind().is_ok() {
+            // SAFETY: made by `record` and destroyed once; the driver waits for work in flight. A failure leaks it.
+            let _ = unsafe { result::graph::exec_destroy(self.work) };
+        }
     }
 }
 

@@ -13,12 +13,15 @@ use super::device::Device;
 /// Most elements of an array: kernels count in 32 bits, with room for a grid's stride.
 pub const MOST_ELEMENTS: usize = 1 << 31;
 
+/// Arrays that nothing uses, by length.
+pub type Free = HashMap<usize, Vec<u64>>;
+
 /// Memory of one device, by length.
 #[derive(Debug)]
 pub struct Pool {
     /// The device.
     pub device: Rc<Device>,
-    free: RefCell<HashMap<usize, Vec<u64>>>,
+    free: RefCell<Free>,
     requests: Cell<u64>,
     held: Cell<usize>,
     demand: RefCell<Demand>,
@@ -104,8 +107,19 @@ impl Pool {
         self.held.get()
     }
 
+    /// Exchanges what is kept for reuse with `free`.
+    pub fn exchange(&self, free: &mut Free) {
+        std::mem::swap(&mut *self.free.borrow_mut(), free);
+    }
+
+    /// Keeps `free` for reuse too.
+    pub fn take_in(&self, free: Free) {
+        let mut kept = self.free.borrow_mut();
+        free.into_iter().for_each(|(len, addresses)| kept.entry(len).or_default().extend(addresses));
+    }
+
     /// Gives everything that is kept back to the driver, once nothing uses it. A fault is left for a later call.
-    fn trim(&self) {
+    pub fn trim(&self) {
         let _ = self.device.synchronize();
         for (len, addresses) in self.free.borrow_mut().drain() {
             self.held.set(self.held.get() - len * size_of::<f32>() * addresses.len());

@@ -18,7 +18,9 @@ mod ops;
 mod optimizer;
 mod program;
 mod quantize;
+mod recording;
 mod reduce;
+mod windows;
 
 use std::cell::{Cell, RefCell};
 use std::path::Path;
@@ -30,6 +32,8 @@ use device::{Argument, Device};
 pub use memory::Buffer;
 use memory::Pool;
 pub use program::default_cache;
+pub use recording::Recording;
+pub use windows::Latents;
 
 /// Threads of a block, as the kernels say too.
 const BLOCK: u32 = 256;
@@ -46,7 +50,13 @@ pub struct Cuda {
     blas: bool,
     bf16: bool,
     patch_elements: usize,
-    tables: RefCell<Vec<optimizer::Table>>,
+    /// Whether work that is repeated is recorded.
+    records: bool,
+    /// How often recorded work was done.
+    replays: Cell<u64>,
+    tables: RefCell<Vec<Rc<optimizer::Table>>>,
+    /// While work is recorded, the tables that it was given.
+    recorded_tables: RefCell<Option<Vec<Rc<optimizer::Table>>>>,
     fault: RefCell<Option<Error>>,
     /// Whether there was a fault, reported or not.
     broken: Cell<bool>,
@@ -65,7 +75,10 @@ impl Cuda {
             blas: device.blas().is_some(),
             bf16: false,
             patch_elements: PATCH_ELEMENTS,
+            records: true,
+            replays: Cell::new(0),
             tables: RefCell::default(),
+            recorded_tables: RefCell::default(),
             device,
             fault: RefCell::default(),
             broken: Cell::new(false),
@@ -102,6 +115,21 @@ impl Cuda {
     /// The same device with at most `bytes` of patches at a time in a convolution, but one sample.
     pub fn with_patch_bytes(self, bytes: usize) -> Self {
         Self { patch_elements: bytes / size_of::<f32>(), ..self }
+    }
+
+    /// The same device, asked for every operation anew.
+    pub fn without_recording(self) -> Self {
+        Self { records: false, ..self }
+    }
+
+    /// Whether work that is repeated is recorded.
+    pub fn records(&self) -> bool {
+        self.records
+    }
+
+    /// How often work was submitted as a recording.
+    pub fn replays(&self) -> u64 {
+        self.replays.get()
     }
 
     /// How often the driver was asked for memory, and how many bytes of it are held.

@@ -2,12 +2,17 @@
 
 use rissole::{Error, Result};
 
+use super::super::windows::{Batch, LatentSet, Layout, WindowSettings};
 use super::super::{AdamW, Attention, Backend, Conv, Mask, Norm, Plane, Pool, Trained, Window};
 use super::memory::Buffer;
+use super::recording::Recording;
+use super::windows::Latents;
 use super::{Cuda, Operand, arguments};
 
 impl Backend for Cuda {
     type Buffer = Buffer;
+    type Latents = Latents;
+    type Recording = Recording;
 
     fn check(&self) -> Result<()> {
         match self.fault.borrow_mut().take() {
@@ -32,11 +37,16 @@ impl Backend for Cuda {
     }
 
     fn upload(&self, values: &[f32]) -> Buffer {
-        let buffer = self.scratch(values.len());
-        if !values.is_empty() {
-            self.run(|device| device.upload(values, buffer.address()));
-        }
+        let mut buffer = self.scratch(values.len());
+        self.write(values, &mut buffer);
         buffer
+    }
+
+    fn write(&self, values: &[f32], to: &mut Buffer) {
+        assert_eq!(values.len(), to.len(), "values in place of as many");
+        if !values.is_empty() {
+            self.run(|device| device.upload(values, to.address()));
+        }
     }
 
     fn download(&self, buffer: &Buffer) -> Vec<f32> {
@@ -174,10 +184,10 @@ impl Backend for Cuda {
         self.each("leaky_relu_grad", out.len(), &arguments![slope, x, grad, out]);
     }
 
-    fn dropout(&self, mask: &Mask, x: &Buffer, out: &mut Buffer) {
-        assert_eq!(x.len(), out.len());
-        let [a, b, first, threshold] = [mask.seed[0], mask.seed[1], mask.first, mask.threshold()].map(|n| n as usize);
-        self.each("dropout", out.len(), &arguments![a, b, first, threshold, mask.scale(), x, out]);
+    fn dropout(&self, mask: &Mask, seed: &Buffer, x: &Buffer, out: &mut Buffer) {
+        assert_eq!([x.len(), seed.len()], [out.len(), 2]);
+        let [number, first, threshold] = [mask.number, mask.first, mask.threshold()].map(|n| n as usize);
+        self.each("dropout", out.len(), &arguments![number, first, threshold, mask.scale(), seed, x, out]);
     }
 
     fn add(&self, a: &Buffer, b: &Buffer, out: &mut Buffer) {
@@ -288,8 +298,31 @@ impl Backend for Cuda {
         self.mean_squared_error(predicted, target, weights, grad, loss);
     }
 
-    fn update(&self, settings: &AdamW, tensors: &mut [Trained<'_, Buffer>]) {
-        self.update_all(settings, tensors);
+    fn add_difference(&self, weights: &Buffer, a: &Buffer, b: &Buffer, to: &mut Buffer) {
+        let (n, samples) = (to.len(), weights.len());
+        assert_eq!([a.len(), b.len()], [n; 2]);
+        assert!(n > 0 && n.is_multiple_of(samples), "{n} values of {samples} samples");
+        self.each("add_difference", n, &arguments![n / samples, weights, a, b, to]);
+    }
+
+    fn update(&self, settings: &AdamW, pace: &Buffer, tensors: &mut [Trained<'_, Buffer>]) {
+        self.update_all(settings, pace, tensors);
+    }
+
+    fn latents(&self, set: &LatentSet, settings: WindowSettings) -> Latents {
+        self.upload_latents(set, settings)
+    }
+
+    fn layout<'l>(&self, latents: &'l Latents) -> &'l Layout {
+        &latents.layout
+    }
+
+    fn draw(&self, latents: &Latents, subjects: &Buffer, batch: &mut Batch<Buffer>) {
+        self.draw_windows(latents, subjects, batch);
+    }
+
+    fn repeat(&self, recording: &mut Recording, work: impl FnMut()) {
+        self.record_or_replay(recording, work);
     }
 }
 

@@ -1,6 +1,8 @@
 //! The optimizer: all tensors in three launches, by a table of their chunks that stays on the device.
 
-use super::super::{AdamW, Trained};
+use std::rc::Rc;
+
+use super::super::{AdamW, Pace, Trained};
 use super::memory::Buffer;
 use super::{Cuda, arguments};
 
@@ -34,7 +36,8 @@ fn words(tensors: &[Trained<'_, Buffer>]) -> Vec<u64> {
 
 impl Cuda {
     /// See [`Backend::update`](super::super::Backend::update).
-    pub(super) fn update_all(&self, s: &AdamW, tensors: &[Trained<'_, Buffer>]) {
+    pub(super) fn update_all(&self, s: &AdamW, pace: &Buffer, tensors: &[Trained<'_, Buffer>]) {
+        assert_eq!(pace.len(), Pace::WORDS);
         let words = words(tensors);
         let chunks = words.len() / WORDS;
         if chunks == 0 {
@@ -48,17 +51,17 @@ impl Cuda {
             }
             let buffer = self.scratch(2 * words.len());
             self.run(|device| device.upload(&words, buffer.address()));
-            tables.push(Table { words, buffer });
+            tables.push(Rc::new(Table { words, buffer }));
             tables.len() - 1
         });
+        if let Some(recorded) = self.recorded_tables.borrow_mut().as_mut() {
+            recorded.push(tables[index].clone());
+        }
         let table = &tables[index].buffer;
         let (partial, scale) = (self.scratch(2 * chunks), self.scratch(1));
         self.launch("chunk_square_sums", [chunks, 1, 1], &arguments![table, partial]);
         self.launch("clip", [1, 1, 1], &arguments![chunks, s.max_norm, partial, scale]);
-        let correct = |beta: f32| 1.0 / (1.0 - beta.powf(s.step as f32));
-        let (correct1, correct2) = (correct(s.beta1), correct(s.beta2));
-        let decays = (s.weight_decay, s.average_decay);
-        let arguments = arguments![s.rate, s.beta1, s.beta2, decays.0, correct1, correct2, decays.1, scale, table];
+        let arguments = arguments![s.beta1, s.beta2, s.weight_decay, pace, scale, table];
         self.launch("adamw", [chunks, 1, 1], &arguments);
     }
 }

@@ -9,8 +9,9 @@ use rissole::{Error, Result};
 use super::nvrtc;
 
 /// The kernels, in the order they are compiled.
-const FILES: [(&str, &str); 12] = [
+const FILES: [(&str, &str); 14] = [
     ("common.cu", include_str!("kernels/common.cu")),
+    ("random.cu", include_str!("kernels/random.cu")),
     ("pointwise.cu", include_str!("kernels/pointwise.cu")),
     ("layout.cu", include_str!("kernels/layout.cu")),
     ("reduce.cu", include_str!("kernels/reduce.cu")),
@@ -21,6 +22,7 @@ const FILES: [(&str, &str); 12] = [
     ("attention.cu", include_str!("kernels/attention.cu")),
     ("quantize.cu", include_str!("kernels/quantize.cu")),
     ("loss.cu", include_str!("kernels/loss.cu")),
+    ("windows.cu", include_str!("kernels/windows.cu")),
     ("optimizer.cu", include_str!("kernels/optimizer.cu")),
 ];
 /// What begins a kernel's declaration.

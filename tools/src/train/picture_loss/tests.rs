@@ -53,7 +53,7 @@ fn the_critic_learns_to_tell_sharp_from_blurred() {
         let real = sharp(&mut random);
         let fake = blurred(&real);
         losses.push(hinge(&backend, &mut set, &critic, &real, &fake, SHAPE));
-        set.update(&backend, &config.at(step, 200));
+        set.update(&backend, &config.adamw(), &config.at(step, 200));
         if step % 20 == 0 {
             println!("{step} {:.4}", losses.last().unwrap());
         }

@@ -32,9 +32,10 @@ extern "C" __global__ void clip(unsigned n, float max_norm, const double* partia
     if (threadIdx.x == 0) grad_scale[0] = norm > (double)max_norm ? max_norm / (float)norm : 1.0f;
 }
 
-// correct1 and correct2 are the factors of bias correction.
-extern "C" __global__ void adamw(float rate, float beta1, float beta2, float weight_decay, float correct1,
-                                 float correct2, float average_decay, const float* grad_scale, const Chunk* chunks) {
+// pace is the rate, the factors of bias correction of the two moments, and the decay of the average.
+extern "C" __global__ void adamw(float beta1, float beta2, float weight_decay, const float* pace,
+                                 const float* grad_scale, const Chunk* chunks) {
+    float rate = pace[0], correct1 = pace[1], correct2 = pace[2], average_decay = pace[3];
     Chunk chunk = chunks[blockIdx.x];
     float scale = grad_scale[0], decay = chunk.decays ? weight_decay : 0.0f;
     for (unsigned i = threadIdx.x; i < (unsigned)chunk.len; i += BLOCK) {

@@ -32,10 +32,12 @@ static __device__ __forceinline__ unsigned mix(unsigned x) {
     return x ^ x >> 16;
 }
 
-// scale · x where the hash of the seed (a, b) and of first + i is at least the threshold, else 0.
-extern "C" __global__ void dropout(unsigned n, unsigned a, unsigned b, unsigned first, unsigned threshold, float scale,
-                                   const act* x, act* out) {
-    FOR_EACH(i, n) store(out + i, mix(mix((first + i) ^ a) ^ b) >= threshold ? scale * load(x + i) : 0.0f);
+// scale · x where the hash of the seed (two numbers), of the mask's number and of first + i is at least the threshold,
+// else 0.
+extern "C" __global__ void dropout(unsigned n, unsigned number, unsigned first, unsigned threshold, float scale,
+                                   const float* seed, const act* x, act* out) {
+    unsigned key = mix(mix((unsigned)seed[0] ^ mix(number)) ^ (unsigned)seed[1]);
+    FOR_EACH(i, n) store(out + i, mix(mix(first + i) ^ key) >= threshold ? scale * load(x + i) : 0.0f);
 }
 
 extern "C" __global__ void add(unsigned n, const act* a, const act* b, act* out) {

@@ -1,0 +1,69 @@
+//! Random numbers that any thread can compute for itself: Philox 4×32 with ten rounds (Salmon et al. 2011), a block cipher
+//! of counters. The kernels have the same (`cuda/kernels/random.cu`).
+
+/// What the numbers follow from. Parts are below 2²⁴, so that a float holds them.
+pub type Key = [u32; 2];
+
+/// The four numbers of a counter.
+fn philox(mut counter: [u32; 4], mut key: Key) -> [u32; 4] {
+    let product = |factor: u32, value: u32| {
+        let product = u64::from(factor) * u64::from(value);
+        ((product >> 32) as u32, product as u32)
+    };
+    for _ in 0..10 {
+        let (high0, low0) = product(0xd251_1f53, counter[0]);
+        let (high1, low1) = product(0xcd9e_8d57, counter[2]);
+        counter = [high1 ^ counter[1] ^ key[0], low1, high0 ^ counter[3] ^ key[1], low0];
+        key = [key[0].wrapping_add(0x9e37_79b9), key[1].wrapping_add(0xbb67_ae85)];
+    }
+    counter
+}
+
+/// Fills `out` with the first standard normal values (Box & Muller 1958) of the stream `stream` of `key`.
+pub fn fill_normal(key: Key, stream: u32, out: &mut [f32]) {
+    const UNIT: f32 = 1.0 / (1 << 24) as f32;
+    for (i, four) in (0..).zip(out.chunks_mut(4)) {
+        let bits = philox([i, stream, 0, 0], key);
+        for (pair, bits) in four.chunks_mut(2).zip(bits.chunks_exact(2)) {
+            let radius = (-2.0 * (((bits[0] >> 8) + 1) as f32 * UNIT).ln()).sqrt();
+            let (sin, cos) = (std::f32::consts::TAU * ((bits[1] >> 8) as f32 * UNIT)).sin_cos();
+            pair[0] = radius * cos;
+            if let Some(second) = pair.get_mut(1) {
+                *second = radius * sin;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{fill_normal, philox};
+
+    /// Of the authors' library, `kat_vectors`.
+    #[test]
+    fn known_answers() {
+        assert_eq!(philox([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+        assert_eq!(philox([u32::MAX; 4], [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+    }
+
+    #[test]
+    fn streams_are_normal_and_independent_and_a_part_is_the_beginning_of_the_whole() {
+        let draw = |key, stream| {
+            let mut values = vec![0.0; 40_001];
+            fill_normal(key, stream, &mut values);
+            values
+        };
+        let first = draw([1, 2], 0);
+        let n = first.len() as f64;
+        let mean_of = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / n;
+        for other in [draw([1, 2], 1), draw([2, 2], 0), draw([1, 3], 0)] {
+            let mean = mean_of(&mut other.iter().map(|&v| f64::from(v)));
+            let variance = mean_of(&mut other.iter().map(|&v| f64::from(v).powi(2)));
+            let together = mean_of(&mut other.iter().zip(&first).map(|(&a, &b)| f64::from(a) * f64::from(b)));
+            assert!(mean.abs() < 0.025 && (variance - 1.0).abs() < 0.035 && together.abs() < 0.025);
+        }
+        let mut few = [0.0; 7];
+        fill_normal([1, 2], 0, &mut few);
+        assert_eq!(few, first[..7]);
+    }
+}

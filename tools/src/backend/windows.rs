@@ -1,0 +1,252 @@
+//! Windows of latents, cut out where the latents lie: what a batch of the denoiser is made of.
+//!
+//! The host says what each sample is about ([`Subject`], a few numbers); codes, neighbours and codebooks stay on the
+//! device, and so does all that is made of them, noise included.
+
+use rissole::BlockGrid;
+use rissole::bundle::manifest::{NeighbourSource, Prediction};
+
+use super::philox::Key;
+
+/// Everything about the training pictures that a batch is made of. Codebooks hold scaled values.
+#[derive(Debug, Clone)]
+pub struct LatentSet {
+    /// Blocks, margin and thumbnail.
+    pub grid: BlockGrid,
+    /// Scaled codebook, `K × C`.
+    pub codebook: Vec<f32>,
+    /// Codes of the latents, `N × H·W`.
+    pub codes: Vec<u16>,
+    /// Scaled codebook of the thumbnails, `K × C`; empty without thumbnails.
+    pub thumbnail_codebook: Vec<f32>,
+    /// Codes of the thumbnails, `N × h·w`.
+    pub thumbnail_codes: Vec<u16>,
+    /// Neighbours of each picture in rank order, `N × neighbours_per_image`.
+    pub neighbours: Vec<u32>,
+    /// Neighbours stacked in a condition.
+    pub neighbours_per_image: usize,
+}
+
+impl LatentSet {
+    /// The same pictures, then all of them mirrored, whose `codes` and `thumbnail_codes` these are. Neighbours of a mirrored
+    /// picture are those of the picture, mirrored.
+    pub fn with_mirrored(mut self, codes: Vec<u16>, thumbnail_codes: Vec<u16>) -> Self {
+        let images = self.images() as u32;
+        let mirrored: Vec<u32> = self.neighbours.iter().map(|neighbour| images + neighbour).collect();
+        self.neighbours.extend(mirrored);
+        self.codes.extend(codes);
+        self.thumbnail_codes.extend(thumbnail_codes);
+        self
+    }
+
+    /// Number of pictures.
+    pub fn images(&self) -> usize {
+        self.codes.len() / self.grid.latent().cells()
+    }
+}
+
+/// What is made of a window.
+#[derive(Debug, Clone, Copy)]
+pub struct WindowSettings {
+    /// What the network predicts.
+    pub prediction: Prediction,
+    /// What fills the neighbour input.
+    pub source: NeighbourSource,
+    /// Whether the block drawn before is a condition.
+    pub previous_block: bool,
+}
+
+/// What one sample is about.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Subject {
+    /// Number of the picture; below [`Self::MAX_IMAGES`].
+    pub image: usize,
+    /// Position of the window.
+    pub position: usize,
+    /// Timestep.
+    pub timestep: usize,
+    /// √ᾱ of the timestep.
+    pub alpha: f32,
+    /// √(1 − ᾱ).
+    pub sigma: f32,
+    /// Weight of its error.
+    pub weight: f32,
+    /// Zeros in place of neighbours.
+    pub without_neighbours: bool,
+    /// Standard deviation of the noise on the thumbnail that conditions a block.
+    pub thumbnail_deviation: f32,
+    /// What all its noise follows from.
+    pub key: Key,
+}
+
+impl Subject {
+    /// Floats that a device is told of a subject.
+    pub const WORDS: usize = 10;
+    /// Most pictures: a float holds every number below.
+    pub const MAX_IMAGES: usize = 1 << 24;
+
+    /// What a device is told of `subjects`, in the order of the kernels' `struct Subject`.
+    ///
+    /// # Panics
+    /// When a number does not fit a float.
+    pub fn words(subjects: &[Self]) -> Vec<f32> {
+        let exact = |n: usize| {
+            assert!(n < Self::MAX_IMAGES, "{n} fits no float");
+            n as f32
+        };
+        let words = |s: &Self| -> [f32; Self::WORDS] {
+            [
+                exact(s.image),
+                exact(s.position),
+                exact(s.timestep),
+                s.alpha,
+                s.sigma,
+                s.weight,
+                f32::from(u8::from(s.without_neighbours)),
+                s.thumbnail_deviation,
+                exact(s.key[0] as usize),
+                exact(s.key[1] as usize),
+            ]
+        };
+        subjects.iter().flat_map(words).collect()
+    }
+
+    /// The subject that [`Self::WORDS`] of these `words` tell of.
+    pub(super) fn read(words: &[f32]) -> Self {
+        Self {
+            image: words[0] as usize,
+            position: words[1] as usize,
+            timestep: words[2] as usize,
+            alpha: words[3],
+            sigma: words[4],
+            weight: words[5],
+            without_neighbours: words[6] != 0.0,
+            thumbnail_deviation: words[7],
+            key: [words[8] as u32, words[9] as u32],
+        }
+    }
+}
+
+/// Streams of a subject's noise.
+pub(super) mod stream {
+    /// On the window.
+    pub const WINDOW: u32 = 0;
+    /// On the thumbnail.
+    pub const THUMBNAIL: u32 = 1;
+    /// In place of neighbours.
+    pub const NEIGHBOURS: u32 = 2;
+}
+
+/// One batch, NHWC: arrays, or their lengths.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch<T> {
+    /// `[N, h, w, C (+1)]`: noisy values, zero outside the picture; then 1 inside and 0 outside.
+    pub noisy: T,
+    /// `[N]` timesteps.
+    pub timesteps: T,
+    /// `[N, positions]` one-hot.
+    pub positions: T,
+    /// `[N, h, w, k·C]`.
+    pub neighbours: T,
+    /// `[N, h, w, C]`, where there are thumbnails.
+    pub thumbnail: Option<T>,
+    /// `[N, h, w, C]`, where the block drawn before is a condition.
+    pub previous: Option<T>,
+    /// `[N, block h, block w, C]`: what the network should predict.
+    pub target: T,
+    /// `[N]` weights of the squared error.
+    pub weights: T,
+}
+
+impl<T> Batch<T> {
+    /// The same of each array.
+    pub fn map<U>(&self, mut f: impl FnMut(&T) -> U) -> Batch<U> {
+        Batch {
+            noisy: f(&self.noisy),
+            timesteps: f(&self.timesteps),
+            positions: f(&self.positions),
+            neighbours: f(&self.neighbours),
+            thumbnail: self.thumbnail.as_ref().map(&mut f),
+            previous: self.previous.as_ref().map(&mut f),
+            target: f(&self.target),
+            weights: f(&self.weights),
+        }
+    }
+}
+
+/// No cell of the picture.
+pub(super) const OUTSIDE: u32 = u32::MAX;
+
+/// Where the cells of windows lie.
+#[derive(Debug)]
+pub struct Layout {
+    /// The grid.
+    pub grid: BlockGrid,
+    /// What is made of a window.
+    pub settings: WindowSettings,
+    /// Neighbours stacked in a condition.
+    pub neighbours: usize,
+    /// For every position and cell of its window the latent's cell, at the thumbnail's position its own, or [`OUTSIDE`].
+    pub window: Vec<u32>,
+    /// For every cell of a block its place in the window.
+    pub own: Vec<u32>,
+    /// For every cell of the thumbnail the latent's cells under it, as many as there are blocks, in order.
+    pub under: Vec<u32>,
+    /// For every cell of the latent the thumbnail's cell over it.
+    pub over: Vec<u32>,
+}
+
+impl Layout {
+    /// That of `set`.
+    pub fn new(set: &LatentSet, settings: WindowSettings) -> Self {
+        let grid = set.grid;
+        let (window, block, margin) = (grid.window(), grid.block(), grid.margin());
+        let number = |cell: Option<usize>| cell.map_or(OUTSIDE, |cell| cell as u32);
+        let own = |i: usize| (i / block.width + margin) * window.width + i % block.width + margin;
+        let over: Vec<u32> = (0..grid.latent().cells()).map(|cell| grid.thumbnail_cell_over(cell) as u32).collect();
+        let under = |thumbnail_cell: u32| {
+            let over = &over;
+            (0..over.len()).filter(move |&cell| over[cell] == thumbnail_cell).map(|cell| cell as u32)
+        };
+        Self {
+            settings,
+            neighbours: set.neighbours_per_image,
+            window: (0..grid.positions()).flat_map(|p| grid.position_cells(p)).map(number).collect(),
+            own: (0..block.cells()).map(|i| own(i) as u32).collect(),
+            under: (0..block.cells() as u32).flat_map(under).collect(),
+            over,
+            grid,
+        }
+    }
+
+    /// Channels of a noisy cell.
+    pub fn noisy_channels(&self) -> usize {
+        self.grid.latent().channels + usize::from(self.grid.margin() > 0)
+    }
+
+    /// The position of the thumbnail, or more than there are.
+    pub fn thumbnail_position(&self) -> usize {
+        if self.grid.has_thumbnail() { 0 } else { self.grid.positions() }
+    }
+
+    /// The position of the block drawn before that at `position`; none for the first and for the thumbnail.
+    pub fn position_before(&self, position: usize) -> Option<usize> {
+        let before = self.grid.block_at(position)?.checked_sub(1)?;
+        Some(self.grid.position_of(before))
+    }
+
+    /// Lengths of the arrays of a batch.
+    pub fn lengths(&self, samples: usize) -> Batch<usize> {
+        let (cells, c) = (samples * self.grid.window().cells(), self.grid.latent().channels);
+        Batch {
+            noisy: cells * self.noisy_channels(),
+            timesteps: samples,
+            positions: samples * self.grid.positions(),
+            neighbours: cells * self.neighbours * c,
+            thumbnail: self.grid.has_thumbnail().then_some(cells * c),
+            previous: self.settings.previous_block.then_some(cells * c),
+            target: samples * self.grid.block().len(),
+            weights: samples,
+        }
+    }
+}
