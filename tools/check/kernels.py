@@ -5,7 +5,7 @@
     .venv/bin/python tools/check/kernels.py
 
 Every architecture of ARCHITECTURES must compile without an error or a warning, as the trainer compiles it: the
-files in the order of `program.rs`, one program. Prints the registers, shared memory and spills that each kernel
+files in the order of `program.rs`, one program, with activations as floats and in bf16. Prints the registers, shared memory and spills that each kernel
 takes where `--usage` is given.
 
 Exit code 0: all compile; 1: some do not; 2: NVRTC is missing.
@@ -13,11 +13,14 @@ Exit code 0: all compile; 1: some do not; 2: NVRTC is missing.
 
 import argparse
 import ctypes
+import itertools
 import pathlib
 import re
 import sys
 
 ARCHITECTURES = ["sm_80", "sm_87", "sm_90"]
+# What `program.rs` puts in front of the files.
+ACTIVATIONS = {"float": "", "bf16": "#define BF16_ACTIVATIONS\n"}
 BACKEND = pathlib.Path(__file__).parent.parent / "src/backend/cuda"
 
 
@@ -101,17 +104,17 @@ def main():
     kernels = re.findall(r'extern "C" __global__ void (\w+)\(', source)
     print(f"NVRTC {nvrtc.version()} ({path}), {len(kernels)} kernels")
     good = True
-    for arch in ARCHITECTURES:
+    for arch, (activations, define) in itertools.product(ARCHITECTURES, ACTIVATIONS.items()):
         options = [f"--gpu-architecture={arch}", "--std=c++17"]
-        built, log, ptx, cubin = nvrtc.compile(source, options)
+        built, log, ptx, cubin = nvrtc.compile(define + source, options)
         missing = [k for k in kernels if f".entry {k}(".encode() not in ptx or k.encode() not in cubin]
         if built and not log and not missing:
-            print(f"{arch}: ok, PTX {len(ptx)} bytes, CUBIN {len(cubin)} bytes")
+            print(f"{arch}, activations {activations}: ok, PTX {len(ptx)} bytes, CUBIN {len(cubin)} bytes")
         else:
             good = False
-            print(f"{arch}: FAILED\n{log}" + (f"\nmissing: {', '.join(missing)}" if built else ""))
+            print(f"{arch}, activations {activations}: FAILED\n{log}" + (f"\nmissing: {', '.join(missing)}" if built else ""))
         if arguments.usage and built:
-            print(nvrtc.compile(source, options + ["--ptxas-options=-v"])[1])
+            print(nvrtc.compile(define + source, options + ["--ptxas-options=-v"])[1])
     sys.exit(0 if good else 1)
 
 

@@ -50,17 +50,20 @@ pub fn run(args: CheckArgs, device: &Wanted) -> Result<()> {
         Choice::Cuda(ordinal) => ordinal,
         Choice::Cpu => return Err(Error::Usage("the CPU is what a GPU is compared with; give --device cuda:N".into())),
     };
-    let open = || Cuda::open(ordinal, device.kernel_cache.as_deref());
-    let cuda = open()?;
-    println!("{}", cuda.name());
-    println!("with the program's own products, patches of one sample at a time, and nothing recorded");
-    let own = open()?.without_blas().with_patch_bytes(1).without_recording();
-    let mut good = compare(&own, &F32, args.steps)?;
-    if cuda.has_blas() {
-        println!("with cuBLAS");
-        good &= compare(&cuda, &F32, args.steps)?;
-        println!("with cuBLAS and products in bf16");
-        good &= compare(&cuda.with_bf16()?, &BF16, args.steps)?;
+    let open = |bf16| Cuda::open(ordinal, bf16, device.kernel_cache.as_deref());
+    let mut good = true;
+    for (activations, bf16, tolerance) in [("floats", false, &F32), ("bf16", true, &BF16)] {
+        let cuda = open(bf16)?;
+        if !bf16 {
+            println!("{}", cuda.name());
+        }
+        println!("{activations}, the program's own products, patches of one sample at a time, and nothing recorded");
+        let own = open(bf16)?.without_blas().with_patch_bytes(1).without_recording();
+        good &= compare(&own, tolerance, args.steps)?;
+        if cuda.has_blas() {
+            println!("{activations}, cuBLAS");
+            good &= compare(&cuda, tolerance, args.steps)?;
+        }
     }
     if good { Ok(()) } else { Err(Error::Internal("the GPU differs from the CPU".into())) }
 }
@@ -71,7 +74,7 @@ fn compare(cuda: &Cuda, tolerance: &Tolerance, steps: usize) -> Result<bool> {
     let cpu = Cpu::default();
     let mut good = true;
     for check in parity::checks() {
-        let error = parity::error(&cpu, cuda, check);
+        let error = parity::error(&cpu, cuda, check, cuda.is_bf16());
         cuda.check()?;
         good &= verdict(check.0, error, tolerance.operation);
     }

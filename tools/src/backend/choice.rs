@@ -35,12 +35,12 @@ impl FromStr for Choice {
     }
 }
 
-/// What the operands of matrix products are on a GPU.
+/// What activations and the operands of matrix products are on a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Precision {
     /// 32-bit floats.
     F32,
-    /// bf16 with sums in 32-bit floats: faster; needs cuBLAS.
+    /// bf16, with weights, statistics and sums in 32-bit floats: faster, and half the memory.
     Bf16,
 }
 
@@ -49,7 +49,7 @@ pub enum Precision {
 pub struct Wanted {
     /// The device.
     pub choice: Choice,
-    /// What the operands of products are; the CPU takes 32-bit floats only.
+    /// What activations are; the CPU takes 32-bit floats only.
     pub precision: Precision,
     /// Folder of compiled kernels.
     pub kernel_cache: Option<PathBuf>,
@@ -59,12 +59,9 @@ impl Wanted {
     /// Opens it.
     ///
     /// # Errors
-    /// As [`Choice::open`]; as [`Cuda::with_bf16`].
+    /// As [`Choice::open`].
     pub fn open(&self) -> Result<Opened> {
-        match (self.choice.open(self.kernel_cache.as_deref())?, self.precision) {
-            (Opened::Cuda(cuda), Precision::Bf16) => Ok(Opened::Cuda(cuda.with_bf16()?)),
-            (opened, _) => Ok(opened),
-        }
+        self.choice.open(self.precision == Precision::Bf16, self.kernel_cache.as_deref())
     }
 }
 
@@ -78,15 +75,16 @@ pub enum Opened {
 }
 
 impl Choice {
-    /// Opens the device. Compiled kernels are kept in `cache`, where there is one.
+    /// Opens the device, a GPU with activations in bf16 or else as floats. Compiled kernels are kept in `cache`, where there
+    /// is one.
     ///
     /// # Errors
     /// As [`Cuda::open`], where a GPU was asked for by number.
-    pub fn open(self, cache: Option<&Path>) -> Result<Opened> {
+    pub fn open(self, bf16: bool, cache: Option<&Path>) -> Result<Opened> {
         let cuda = match self {
             Self::Cpu => return Ok(Opened::Cpu(Cpu::default())),
-            Self::Auto => Cuda::open(0, cache),
-            Self::Cuda(ordinal) => Cuda::open(ordinal, cache),
+            Self::Auto => Cuda::open(0, bf16, cache),
+            Self::Cuda(ordinal) => Cuda::open(ordinal, bf16, cache),
         };
         match cuda {
             Ok(cuda) => {

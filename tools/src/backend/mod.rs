@@ -228,7 +228,9 @@ pub struct Trained<'a, T> {
     pub decays: bool,
 }
 
-/// A device that runs the tape. Buffers hold `f32`; lengths are the caller's to get right and are checked.
+/// A device that runs the tape. Buffers hold floats, or activations: what flows through the networks and its gradients,
+/// which a device may keep in a narrower type. Lengths are the caller's to get right and are checked; every method says
+/// which of its arguments are activations.
 ///
 /// Methods named `_grad` *set* gradients of activations and *add to* gradients of parameters.
 pub trait Backend {
@@ -257,13 +259,17 @@ pub trait Backend {
         self.check()
     }
 
-    /// A buffer with unspecified contents.
+    /// Activations with unspecified contents.
     fn alloc(&self, len: usize) -> Self::Buffer;
-    /// A buffer of zeros.
+    /// Floats with unspecified contents.
+    fn alloc_floats(&self, len: usize) -> Self::Buffer;
+    /// Zeros, floats.
     fn zeros(&self, len: usize) -> Self::Buffer;
-    /// A copy of host values.
+    /// Host values as floats.
     fn upload(&self, values: &[f32]) -> Self::Buffer;
-    /// Host values in place of those that a buffer of that length holds.
+    /// Host values as activations.
+    fn upload_activations(&self, values: &[f32]) -> Self::Buffer;
+    /// Host values in place of as many floats.
     fn write(&self, values: &[f32], to: &mut Self::Buffer);
     /// A host copy.
     fn download(&self, buffer: &Self::Buffer) -> Vec<f32>;

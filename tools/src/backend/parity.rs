@@ -11,8 +11,8 @@ use crate::random::Random;
 /// Largest error of an operation in `f32`, as [`error`] measures it.
 pub const TOLERANCE: f64 = 1e-4;
 
-/// The same where products take operands in bf16.
-pub const BF16_TOLERANCE: f64 = 3e-2;
+/// The same where activations are bf16; what goes in then is rounded to that before.
+pub const BF16_TOLERANCE: f64 = 2e-2;
 
 /// Two backends, and the largest error so far.
 #[derive(Debug)]
@@ -20,27 +20,54 @@ pub struct Pair<'a, A, B> {
     reference: &'a A,
     candidate: &'a B,
     random: Random,
+    /// Whether activations are rounded to bf16 before they go in.
+    rounds: bool,
     worst: f64,
 }
 
 /// A named comparison.
 pub type Check<A, B> = (&'static str, fn(&mut Pair<A, B>));
 
+/// What goes into an operation.
+enum Given {
+    Activations(Vec<f32>),
+    Floats(Vec<f32>),
+}
+
+fn act(values: Vec<f32>) -> Given {
+    Given::Activations(values)
+}
+
+fn floats(values: Vec<f32>) -> Given {
+    Given::Floats(values)
+}
+
 /// What an output holds before the operation.
 enum Before {
-    /// NaN: the operation must write all of it.
+    /// Activations of NaN: the operation must write all of it.
     Poison(usize),
-    /// Random values: the operation must add to them.
+    /// The same in floats.
+    FloatPoison(usize),
+    /// Random activations: the operation must add to them.
     Values(usize),
+    /// The same in floats.
+    FloatValues(usize),
 }
-use Before::{Poison, Values};
+use Before::{FloatPoison, FloatValues, Poison, Values};
 
 /// Runs `check`; returns the largest error of any value, relative to the value and to the array's root mean square
-/// together. A value that is not finite has an infinite error.
-pub fn error<A: Backend, B: Backend>(reference: &A, candidate: &B, check: Check<A, B>) -> f64 {
-    let mut pair = Pair { reference, candidate, random: Random::new(7), worst: 0.0 };
+/// together. A value that is not finite has an infinite error. With `rounds` activations are rounded to bf16 before they
+/// go in, to both.
+pub fn error<A: Backend, B: Backend>(reference: &A, candidate: &B, check: Check<A, B>, rounds: bool) -> f64 {
+    let mut pair = Pair { reference, candidate, random: Random::new(7), rounds, worst: 0.0 };
     check.1(&mut pair);
     pair.worst
+}
+
+/// To the nearest bf16, of two equally near to the even one.
+fn to_bf16(value: f32) -> f32 {
+    let bits = value.to_bits();
+    f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
 }
 
 impl<A: Backend, B: Backend> Pair<'_, A, B> {
@@ -50,12 +77,29 @@ impl<A: Backend, B: Backend> Pair<'_, A, B> {
         values
     }
 
-    fn before(&mut self, outputs: &[Before]) -> Vec<Vec<f32>> {
-        let before = |output: &Before| match *output {
-            Poison(n) => vec![f32::NAN; n],
-            Values(n) => self.normal(n),
+    /// The same as it goes in.
+    fn rounded(&self, given: Given) -> Given {
+        match given {
+            Given::Activations(values) if self.rounds => act(values.into_iter().map(to_bf16).collect()),
+            given => given,
+        }
+    }
+
+    fn given(&self, given: Vec<Given>) -> Vec<Given> {
+        given.into_iter().map(|given| self.rounded(given)).collect()
+    }
+
+    fn before(&mut self, outputs: &[Before]) -> Vec<Given> {
+        let mut before = |output: &Before| match *output {
+            Poison(n) => act(vec![f32::NAN; n]),
+            FloatPoison(n) => floats(vec![f32::NAN; n]),
+            Values(n) => {
+                let values = act(self.normal(n));
+                self.rounded(values)
+            }
+            FloatValues(n) => floats(self.normal(n)),
         };
-        outputs.iter().map(before).collect()
+        outputs.iter().map(&mut before).collect()
     }
 
     fn compare(&mut self, expected: &[Vec<f32>], got: &[Vec<f32>]) {
@@ -71,10 +115,18 @@ impl<A: Backend, B: Backend> Pair<'_, A, B> {
     }
 }
 
-/// Runs an operation on both backends: inputs are host values or lengths of random ones.
+fn upload<B: Backend>(backend: &B, given: &Given) -> B::Buffer {
+    match given {
+        Given::Activations(values) => backend.upload_activations(values),
+        Given::Floats(values) => backend.upload(values),
+    }
+}
+
+/// Runs an operation on both backends.
 macro_rules! compare {
     ($pair:expr, inputs $inputs:expr, outputs $outputs:expr, |$b:ident, [$($x:ident),*], [$($out:ident),*]| $run:expr) => {{
-        let inputs: Vec<Vec<f32>> = $inputs;
+        let inputs: Vec<Given> = $inputs;
+        let inputs = $pair.given(inputs);
         let before = $pair.before(&$outputs);
         let (reference, candidate) = ($pair.reference, $pair.candidate);
         let expected = compare!(reference, inputs, before, $b, [$($x),*], [$($out),*], $run);
@@ -83,8 +135,8 @@ macro_rules! compare {
     }};
     ($backend:ident, $inputs:ident, $before:ident, $b:ident, [$($x:ident),*], [$($out:ident),*], $run:expr) => {{
         let $b = $backend;
-        let inputs: Vec<_> = $inputs.iter().map(|values| $b.upload(values)).collect();
-        let mut outputs: Vec<_> = $before.iter().map(|values| $b.upload(values)).collect();
+        let inputs: Vec<_> = $inputs.iter().map(|given| upload($b, given)).collect();
+        let mut outputs: Vec<_> = $before.iter().map(|given| upload($b, given)).collect();
         let [$($x),*] = &inputs[..] else { unreachable!("as many inputs as names") };
         let [$($out),*] = &mut outputs[..] else { unreachable!("as many outputs as names") };
         $run;
@@ -122,9 +174,9 @@ pub fn checks<A: Backend, B: Backend>() -> Vec<Check<A, B>> {
 
 fn copies<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     for n in [1, 33, 4_099] {
-        compare!(pair, inputs vec![pair.normal(n)], outputs [Poison(n)], |b, [x], [out]| b.copy(x, out));
+        compare!(pair, inputs vec![act(pair.normal(n))], outputs [Poison(n)], |b, [x], [out]| b.copy(x, out));
         compare!(pair, inputs vec![], outputs [Poison(n)], |b, [], [out]| b.clear(out));
-        compare!(pair, inputs vec![pair.normal(n)], outputs [Values(n)], |b, [x], [out]| b.accumulate(x, out));
+        compare!(pair, inputs vec![act(pair.normal(n))], outputs [Values(n)], |b, [x], [out]| b.accumulate(x, out));
     }
 }
 
@@ -133,10 +185,10 @@ fn pointwise<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
         // Wide enough for both ends of the sigmoid.
         let x: Vec<f32> = pair.normal(n).iter().map(|v| 20.0 * v).collect();
         let grad = pair.normal(n);
-        let both = || vec![x.clone(), grad.clone()];
-        compare!(pair, inputs vec![x.clone()], outputs [Poison(n)], |b, [x], [out]| b.silu(x, out));
+        let (one, both) = (|| vec![act(x.clone())], || vec![act(x.clone()), act(grad.clone())]);
+        compare!(pair, inputs one(), outputs [Poison(n)], |b, [x], [out]| b.silu(x, out));
         compare!(pair, inputs both(), outputs [Poison(n)], |b, [x, grad], [out]| b.silu_grad(x, grad, out));
-        compare!(pair, inputs vec![x.clone()], outputs [Poison(n)], |b, [x], [out]| b.leaky_relu(0.2, x, out));
+        compare!(pair, inputs one(), outputs [Poison(n)], |b, [x], [out]| b.leaky_relu(0.2, x, out));
         compare!(pair, inputs both(), outputs [Poison(n)], |b, [x, g], [out]| b.leaky_relu_grad(0.2, x, g, out));
         compare!(pair, inputs both(), outputs [Poison(n)], |b, [x, y], [out]| b.add(x, y, out));
     }
@@ -145,16 +197,16 @@ fn pointwise<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
 fn dropout<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     for (n, rate, first) in [(1, 0.5, 0), (1_000, 0.1, 7), (70_001, 0.9, u32::MAX - 70)] {
         let mask = Mask { rate, number: first ^ 5, first };
-        let inputs = vec![pair.normal(n), vec![7.0, 16_777_215.0]];
+        let inputs = vec![act(pair.normal(n)), floats(vec![7.0, 16_777_215.0])];
         compare!(pair, inputs inputs, outputs [Poison(n)], |b, [x, seed], [out]| b.dropout(&mask, seed, x, out));
     }
 }
 
 fn sums<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     for n in [1, 255, 1_000, 300_001] {
-        let x = pair.normal(n);
-        let on_reference = pair.reference.upload(&x);
-        let on_candidate = pair.candidate.upload(&x);
+        let x = act(pair.normal(n));
+        let x = pair.rounded(x);
+        let (on_reference, on_candidate) = (upload(pair.reference, &x), upload(pair.candidate, &x));
         let expected = pair.reference.square_sum(&on_reference) as f32;
         let got = pair.candidate.square_sum(&on_candidate) as f32;
         pair.compare(&[vec![expected]], &[vec![got]]);
@@ -163,9 +215,9 @@ fn sums<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     }
     for (batch, pixels, channels) in [(1, 1, 1), (3, 5, 7), (5, 64, 33), (2, 257, 130)] {
         let n = batch * pixels * channels;
-        let inputs = vec![pair.normal(n), pair.normal(batch * channels)];
+        let inputs = vec![act(pair.normal(n)), act(pair.normal(batch * channels))];
         compare!(pair, inputs inputs, outputs [Poison(n)], |b, [x, v], [out]| b.add_vector(batch, channels, x, v, out));
-        compare!(pair, inputs vec![pair.normal(n)], outputs [Poison(batch * channels)], |b, [grad], [out]| {
+        compare!(pair, inputs vec![act(pair.normal(n))], outputs [Poison(batch * channels)], |b, [grad], [out]| {
             b.sum_pixels(batch, channels, grad, out)
         });
     }
@@ -206,7 +258,7 @@ fn convolutions() -> Vec<Conv> {
 fn convolution<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     for g in convolutions() {
         let (x, out, weight) = conv_lengths(&g);
-        let inputs = vec![pair.normal(x), pair.normal(weight), pair.normal(g.outputs)];
+        let inputs = vec![act(pair.normal(x)), floats(pair.normal(weight)), floats(pair.normal(g.outputs))];
         compare!(pair, inputs inputs, outputs [Poison(out)], |b, [x, w, bias], [out]| b.conv(&g, x, w, bias, out));
     }
 }
@@ -214,10 +266,10 @@ fn convolution<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
 fn convolution_gradients<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     for g in convolutions() {
         let (x, out, weight) = conv_lengths(&g);
-        let inputs = vec![pair.normal(weight), pair.normal(out)];
+        let inputs = vec![floats(pair.normal(weight)), act(pair.normal(out))];
         compare!(pair, inputs inputs, outputs [Poison(x)], |b, [w, grad], [dx]| b.conv_grad_input(&g, w, grad, dx));
-        let inputs = vec![pair.normal(x), pair.normal(out)];
-        compare!(pair, inputs inputs, outputs [Values(weight), Values(g.outputs)], |b, [x, grad], [dw, db]| {
+        let inputs = vec![act(pair.normal(x)), act(pair.normal(out))];
+        compare!(pair, inputs inputs, outputs [FloatValues(weight), FloatValues(g.outputs)], |b, [x, grad], [dw, db]| {
             b.conv_grad_weight(&g, x, grad, dw, db)
         });
     }
@@ -247,8 +299,9 @@ fn norms() -> Vec<Norm> {
 fn group_norm<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     for g in norms() {
         let n = g.batch * g.pixels * g.channels;
-        let inputs = vec![off_centre(pair, n), pair.normal(g.channels), pair.normal(g.channels)];
-        let outputs = [Poison(n), Poison(2 * g.batch * g.groups)];
+        let [scale, shift] = [(); 2].map(|()| floats(pair.normal(g.channels)));
+        let inputs = vec![act(off_centre(pair, n)), scale, shift];
+        let outputs = [Poison(n), FloatPoison(2 * g.batch * g.groups)];
         compare!(pair, inputs inputs, outputs outputs, |b, [x, scale, shift], [out, stats]| {
             b.group_norm(&g, x, scale, shift, out, stats)
         });
@@ -264,8 +317,9 @@ fn group_norm_gradients<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     for g in norms() {
         let (n, c) = (g.batch * g.pixels * g.channels, g.channels);
         let stats = (0..g.batch * g.groups).flat_map(|i| [0.1 + 0.01 * i as f32, 0.9]).collect();
-        let inputs = vec![pair.normal(n), pair.normal(c), pair.normal(c), stats, pair.normal(n)];
-        let outputs = [Poison(n), Values(c), Values(c)];
+        let [scale, shift] = [(); 2].map(|()| floats(pair.normal(c)));
+        let inputs = vec![act(pair.normal(n)), scale, shift, floats(stats), act(pair.normal(n))];
+        let outputs = [Poison(n), FloatValues(c), FloatValues(c)];
         compare!(pair, inputs inputs, outputs outputs, |b, [x, scale, shift, stats, grad], [out, ds, db]| {
             b.group_norm_grad(&g, x, scale, shift, stats, grad, out, ds, db)
         });
@@ -275,13 +329,14 @@ fn group_norm_gradients<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
 fn layer_norm<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     for (batch, len) in [(1, 2), (2, 30), (3, 257), (65, 640)] {
         let n = batch * len;
-        let inputs = vec![off_centre(pair, n), pair.normal(len), pair.normal(len)];
-        compare!(pair, inputs inputs, outputs [Poison(n), Poison(2 * batch)], |b, [x, scale, shift], [out, stats]| {
+        let [scale, shift] = [(); 2].map(|()| floats(pair.normal(len)));
+        let inputs = vec![act(off_centre(pair, n)), scale, shift];
+        compare!(pair, inputs inputs, outputs [Poison(n), FloatPoison(2 * batch)], |b, [x, scale, shift], [out, stats]| {
             b.layer_norm(batch, len, x, scale, shift, out, stats)
         });
         let stats = (0..batch).flat_map(|i| [0.1 - 0.01 * i as f32, 1.1]).collect();
-        let inputs = vec![pair.normal(n), pair.normal(len), stats, pair.normal(n)];
-        let outputs = [Poison(n), Values(len), Values(len)];
+        let inputs = vec![act(pair.normal(n)), floats(pair.normal(len)), floats(stats), act(pair.normal(n))];
+        let outputs = [Poison(n), FloatValues(len), FloatValues(len)];
         compare!(pair, inputs inputs, outputs outputs, |b, [x, scale, stats, grad], [out, ds, db]| {
             b.layer_norm_grad(batch, len, x, scale, stats, grad, out, ds, db)
         });
@@ -291,9 +346,9 @@ fn layer_norm<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
 fn channels<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     for (rows, ca, cb) in [(1, 1, 1), (5, 3, 7), (300, 64, 33)] {
         let (a, c) = (rows * ca, rows * cb);
-        let inputs = vec![pair.normal(a), pair.normal(c)];
+        let inputs = vec![act(pair.normal(a)), act(pair.normal(c))];
         compare!(pair, inputs inputs, outputs [Poison(a + c)], |b, [x, y], [out]| b.concat(rows, x, y, out));
-        compare!(pair, inputs vec![pair.normal(a + c)], outputs [Poison(a), Poison(c)], |b, [x], [left, right]| {
+        compare!(pair, inputs vec![act(pair.normal(a + c))], outputs [Poison(a), Poison(c)], |b, [x], [left, right]| {
             b.split(rows, x, left, right)
         });
     }
@@ -303,18 +358,18 @@ fn pixels<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     let plane = |batch, height, width, channels| Plane { batch, height, width, channels };
     for g in [plane(1, 1, 1, 4), plane(2, 3, 5, 12), plane(3, 8, 7, 20)] {
         let n = g.batch * g.height * g.width * g.channels;
-        compare!(pair, inputs vec![pair.normal(n)], outputs [Poison(4 * n)], |b, [x], [out]| b.upsample(&g, x, out));
-        compare!(pair, inputs vec![pair.normal(4 * n)], outputs [Poison(n)], |b, [x], [out]| {
+        compare!(pair, inputs vec![act(pair.normal(n))], outputs [Poison(4 * n)], |b, [x], [out]| b.upsample(&g, x, out));
+        compare!(pair, inputs vec![act(pair.normal(4 * n))], outputs [Poison(n)], |b, [x], [out]| {
             b.upsample_grad(&g, x, out)
         });
-        compare!(pair, inputs vec![pair.normal(n)], outputs [Poison(n)], |b, [x], [out]| b.depth_to_space(&g, x, out));
-        compare!(pair, inputs vec![pair.normal(n)], outputs [Poison(n)], |b, [x], [out]| b.space_to_depth(&g, x, out));
+        compare!(pair, inputs vec![act(pair.normal(n))], outputs [Poison(n)], |b, [x], [out]| b.depth_to_space(&g, x, out));
+        compare!(pair, inputs vec![act(pair.normal(n))], outputs [Poison(n)], |b, [x], [out]| b.space_to_depth(&g, x, out));
     }
     for (g, margin) in [(plane(1, 5, 5, 3), 2), (plane(3, 12, 9, 10), 1), (plane(2, 4, 6, 7), 0)] {
         let n = g.batch * g.height * g.width * g.channels;
         let inner = g.batch * (g.height - 2 * margin) * (g.width - 2 * margin) * g.channels;
-        compare!(pair, inputs vec![pair.normal(n)], outputs [Poison(inner)], |b, [x], [out]| b.crop(&g, margin, x, out));
-        compare!(pair, inputs vec![pair.normal(inner)], outputs [Poison(n)], |b, [x], [out]| {
+        compare!(pair, inputs vec![act(pair.normal(n))], outputs [Poison(inner)], |b, [x], [out]| b.crop(&g, margin, x, out));
+        compare!(pair, inputs vec![act(pair.normal(inner))], outputs [Poison(n)], |b, [x], [out]| {
             b.crop_grad(&g, margin, x, out)
         });
     }
@@ -331,8 +386,8 @@ fn pools<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
             let (n, after) = (3 * 7 * 6 * 5, 3 * h * w * 5);
             // Rectified, so that windows have many largest values.
             let x: Vec<f32> = pair.normal(n).iter().map(|v| v.max(0.0)).collect();
-            compare!(pair, inputs vec![x.clone()], outputs [Poison(after)], |b, [x], [out]| b.pool(&g, x, out));
-            let inputs = vec![x, pair.normal(after)];
+            compare!(pair, inputs vec![act(x.clone())], outputs [Poison(after)], |b, [x], [out]| b.pool(&g, x, out));
+            let inputs = vec![act(x), act(pair.normal(after))];
             compare!(pair, inputs inputs, outputs [Poison(n)], |b, [x, grad], [out]| b.pool_grad(&g, x, grad, out));
         }
     }
@@ -353,7 +408,7 @@ fn attention<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     for g in attentions() {
         let n = g.batch * g.tokens * g.channels;
         let outputs = [Poison(n), Poison(g.batch * g.heads * g.tokens * g.tokens)];
-        compare!(pair, inputs vec![pair.normal(3 * n)], outputs outputs, |b, [qkv], [out, weights]| {
+        compare!(pair, inputs vec![act(pair.normal(3 * n))], outputs outputs, |b, [qkv], [out, weights]| {
             b.attention(&g, qkv, out, weights)
         });
     }
@@ -363,7 +418,7 @@ fn attention_gradient<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     for g in attentions() {
         let n = g.batch * g.tokens * g.channels;
         let weights = (0..g.batch * g.heads * g.tokens * g.tokens).map(|_| pair.random.uniform()).collect();
-        let inputs = vec![pair.normal(3 * n), weights, pair.normal(n)];
+        let inputs = vec![act(pair.normal(3 * n)), act(weights), act(pair.normal(n))];
         compare!(pair, inputs inputs, outputs [Poison(3 * n)], |b, [qkv, weights, grad], [out]| {
             b.attention_grad(&g, qkv, weights, grad, out)
         });
@@ -374,15 +429,16 @@ fn sinusoid<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     let t = vec![0.0, 1.0, 17.0, 500.0, 999.0];
     for dim in [2, 6, 128] {
         let n = t.len() * dim;
-        compare!(pair, inputs vec![t.clone()], outputs [Poison(n)], |b, [t], [out]| b.sinusoid(dim, t, out));
+        compare!(pair, inputs vec![floats(t.clone())], outputs [Poison(n)], |b, [t], [out]| b.sinusoid(dim, t, out));
     }
 }
 
 fn nearest<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     for (rows, channels, entries) in [(1, 1, 1), (9, 3, 5), (77, 10, 64), (300, 7, 257)] {
         let book = pair.normal(entries * channels);
-        let values = pair.normal(rows * channels);
-        let (on_reference, on_candidate) = (pair.reference.upload(&values), pair.candidate.upload(&values));
+        let values = act(pair.normal(rows * channels));
+        let values = pair.rounded(values);
+        let (on_reference, on_candidate) = (upload(pair.reference, &values), upload(pair.candidate, &values));
         let expected = pair.reference.nearest(channels, &on_reference, &book);
         let got = pair.candidate.nearest(channels, &on_candidate, &book);
         // What they name, since of two equally near either will do.
@@ -397,8 +453,9 @@ fn nearest<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
 fn squared_error<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     for (samples, len) in [(1, 1), (3, 35), (7, 640), (65, 1_600)] {
         let n = samples * len;
-        let inputs = vec![pair.normal(n), pair.normal(n), pair.normal(samples).iter().map(|w| w.abs()).collect()];
-        compare!(pair, inputs inputs, outputs [Poison(n), Poison(1)], |b, [predicted, target, weights], [grad, loss]| {
+        let weights = pair.normal(samples).iter().map(|w| w.abs()).collect();
+        let inputs = vec![act(pair.normal(n)), floats(pair.normal(n)), floats(weights)];
+        compare!(pair, inputs inputs, outputs [Poison(n), FloatPoison(1)], |b, [predicted, target, weights], [grad, loss]| {
             b.squared_error(predicted, target, weights, grad, loss)
         });
     }
@@ -407,8 +464,8 @@ fn squared_error<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
 fn differences<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     for (samples, len) in [(1, 1), (3, 35), (65, 1_600)] {
         let n = samples * len;
-        let inputs = vec![pair.normal(samples), pair.normal(n), pair.normal(n)];
-        compare!(pair, inputs inputs, outputs [Values(n)], |b, [weights, x, y], [to]| b.add_difference(weights, x, y, to));
+        let inputs = vec![floats(pair.normal(samples)), act(pair.normal(n)), floats(pair.normal(n))];
+        compare!(pair, inputs inputs, outputs [FloatValues(n)], |b, [weights, x, y], [to]| b.add_difference(weights, x, y, to));
     }
 }
 
@@ -461,7 +518,11 @@ fn drawn<B: Backend>(backend: &B, set: &LatentSet, settings: WindowSettings, wor
     let latents = backend.latents(set, settings);
     let subjects = backend.upload(words);
     let lengths = backend.layout(&latents).lengths(words.len() / Subject::WORDS);
-    let mut batch = lengths.map(|&n| backend.upload(&vec![f32::NAN; n]));
+    let poison = |n: usize| vec![f32::NAN; n];
+    let mut batch = lengths.map(|&n| backend.upload_activations(&poison(n)));
+    batch.timesteps = backend.upload(&poison(lengths.timesteps));
+    batch.target = backend.upload(&poison(lengths.target));
+    batch.weights = backend.upload(&poison(lengths.weights));
     backend.draw(&latents, &subjects, &mut batch);
     let mut arrays = Vec::new();
     batch.map(|array| arrays.push(backend.download(array)));
@@ -473,9 +534,9 @@ fn update<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     for (n, m, step, max_norm) in [(1, 3, 1, 1e6), (1_000, 1, 1, 1.0), (40_001, 777, 777, 0.1)] {
         let settings = AdamW { beta1: 0.9, beta2: 0.99, weight_decay: 0.1, max_norm };
         let pace = Pace { rate: 1e-2, step, average_decay: 0.9 }.words(&settings);
-        let inputs = [n, n, n, n, n, m, m, m, m, m].map(|n| pair.normal(n).iter().map(|v| v.abs()).collect());
-        let outputs = [n, n, n, n, m, m, m, m].map(Poison);
-        compare!(pair, inputs inputs.to_vec(), outputs outputs,
+        let inputs = [n, n, n, n, n, m, m, m, m, m].map(|n| floats(pair.normal(n).iter().map(|v| v.abs()).collect()));
+        let outputs = [n, n, n, n, m, m, m, m].map(FloatPoison);
+        compare!(pair, inputs inputs.into_iter().collect(), outputs outputs,
             |b, [grad, value, first, second, average, grad2, value2, first2, second2, average2],
              [value_out, first_out, second_out, average_out, value2_out, first2_out, second2_out, average2_out]| {
             // The operation works in place.

@@ -6,6 +6,7 @@
 use rissole::BlockGrid;
 use rissole::bundle::manifest::{NeighbourSource, Prediction};
 
+use super::Backend;
 use super::philox::Key;
 
 /// Everything about the training pictures that a batch is made of. Codebooks hold scaled values.
@@ -137,7 +138,7 @@ pub(super) mod stream {
     pub const NEIGHBOURS: u32 = 2;
 }
 
-/// One batch, NHWC: arrays, or their lengths.
+/// One batch, NHWC: arrays, or their lengths. Activations but for timesteps, target and weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch<T> {
     /// `[N, h, w, C (+1)]`: noisy values, zero outside the picture; then 1 inside and 0 outside.
@@ -171,6 +172,21 @@ impl<T> Batch<T> {
             target: f(&self.target),
             weights: f(&self.weights),
         }
+    }
+}
+
+/// Arrays for a batch of `samples`, with unspecified contents.
+pub fn alloc<B: Backend>(backend: &B, layout: &Layout, samples: usize) -> Batch<B::Buffer> {
+    let lengths = layout.lengths(samples);
+    Batch {
+        timesteps: backend.alloc_floats(lengths.timesteps),
+        target: backend.alloc_floats(lengths.target),
+        weights: backend.alloc_floats(lengths.weights),
+        noisy: backend.alloc(lengths.noisy),
+        positions: backend.alloc(lengths.positions),
+        neighbours: backend.alloc(lengths.neighbours),
+        thumbnail: lengths.thumbnail.map(|n| backend.alloc(n)),
+        previous: lengths.previous.map(|n| backend.alloc(n)),
     }
 }
 

@@ -8,7 +8,7 @@ impl<B: Backend> Tape<'_, B> {
     /// Sets the gradient of `id` that [`Self::backward`] starts from; adds where there is one.
     pub fn seed(&mut self, id: NodeId, grad: &[f32]) {
         assert_eq!(grad.len(), len(self.shape(id)), "a gradient has its node's shape");
-        let buffer = self.backend.upload(grad);
+        let buffer = self.backend.upload_activations(grad);
         self.give(id, buffer);
     }
 
@@ -18,7 +18,7 @@ impl<B: Backend> Tape<'_, B> {
         let shape = self.shape(id);
         assert_eq!(self.shape(target), shape, "a target has its node's shape");
         assert_eq!(self.shape(weights), [shape[0], 1, 1, 1], "a sample has one weight");
-        let (mut grad, mut loss) = (self.backend.alloc(len(shape)), self.backend.alloc(1));
+        let (mut grad, mut loss) = (self.backend.alloc(len(shape)), self.backend.alloc_floats(1));
         let (value, target, weights) = (self.buffer(id), self.buffer(target), self.buffer(weights));
         self.backend.squared_error(value, target, weights, &mut grad, &mut loss);
         self.give(id, grad);
@@ -101,7 +101,7 @@ impl<B: Backend> Tape<'_, B> {
         let Op::Conv { window } = node.op else { unreachable!("{:?} is no convolution", node.op) };
         let (x, weight) = (node.inputs[0], node.inputs[1]);
         let g = self.conv_geometry(x, weight, window);
-        let grad = self.backend.upload(grad);
+        let grad = self.backend.upload_activations(grad);
         let (mut dw, mut db) = (self.backend.zeros(len(self.shape(weight))), self.backend.zeros(g.outputs));
         self.backend.conv_grad_weight(&g, self.buffer(x), &grad, &mut dw, &mut db);
         let norm = self.backend.square_sum(&dw).sqrt();

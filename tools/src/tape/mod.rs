@@ -146,10 +146,10 @@ impl<'a, B: Backend> Tape<'a, B> {
         self.push(op, inputs, shape, Some(out))
     }
 
-    /// A value from outside.
+    /// Activations from outside.
     pub fn input(&mut self, name: &str, shape: Shape, values: &[f32]) -> NodeId {
         assert_eq!(values.len(), len(shape), "input {name}");
-        let value = self.backend.upload(values);
+        let value = self.backend.upload_activations(values);
         self.device_input(name, shape, value)
     }
 
@@ -183,7 +183,7 @@ impl<'a, B: Backend> Tape<'a, B> {
     /// Group normalisation: see [`Op::GroupNorm`].
     pub fn group_norm(&mut self, x: NodeId, scale: NodeId, shift: NodeId, groups: usize, silu: bool) -> NodeId {
         let g = self.norm_geometry(x, groups, silu);
-        let mut stats = self.backend.alloc(2 * g.batch * groups);
+        let mut stats = self.backend.alloc_floats(2 * g.batch * groups);
         let id = self.record(Op::GroupNorm { groups, silu }, &[x, scale, shift], self.shape(x), |t, out| {
             t.backend.group_norm(&g, t.buffer(x), t.buffer(scale), t.buffer(shift), out, &mut stats);
         });
@@ -200,7 +200,7 @@ impl<'a, B: Backend> Tape<'a, B> {
     /// Layer normalisation: see [`Op::LayerNorm`].
     pub fn layer_norm(&mut self, x: NodeId, scale: NodeId, shift: NodeId) -> NodeId {
         let shape = self.shape(x);
-        let mut stats = self.backend.alloc(2 * shape[0]);
+        let mut stats = self.backend.alloc_floats(2 * shape[0]);
         let id = self.record(Op::LayerNorm, &[x, scale, shift], shape, |t, out| {
             let row = len(shape) / shape[0];
             t.backend.layer_norm(shape[0], row, t.buffer(x), t.buffer(scale), t.buffer(shift), out, &mut stats);
@@ -328,7 +328,7 @@ impl<'a, B: Backend> Tape<'a, B> {
 
     /// `values` in place of `x`, with x's gradient: see [`Op::StraightThrough`].
     pub fn straight_through(&mut self, x: NodeId, values: &[f32]) -> NodeId {
-        let value = self.backend.upload(values);
+        let value = self.backend.upload_activations(values);
         self.push(Op::StraightThrough, &[x], self.shape(x), Some(value))
     }
 }

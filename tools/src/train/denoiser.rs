@@ -12,7 +12,7 @@ use super::consistency::{ConsistencyTraining, Pairs};
 use super::group::Group;
 use super::latents::{BatchSettings, key};
 use super::optimizer::OptimizerConfig;
-use crate::backend::windows::{Batch, LatentSet, Subject, WindowSettings};
+use crate::backend::windows::{self, Batch, LatentSet, Subject, WindowSettings};
 use crate::backend::{Backend, Pace};
 use crate::model::denoiser::{Conditioner, Conditions, Denoiser, DenoiserShape};
 use crate::model::layers::Maker;
@@ -261,11 +261,11 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         let mut inputs = kept.unwrap_or_else(|| {
             self.recording = B::Recording::default();
             Inputs {
-                subjects: samples.map(|n| backend.alloc(n * Subject::WORDS)),
+                subjects: samples.map(|n| backend.alloc_floats(n * Subject::WORDS)),
                 samples,
-                seed: backend.alloc(2),
-                pace: backend.alloc(Pace::WORDS),
-                loss: backend.alloc(1),
+                seed: backend.alloc_floats(2),
+                pace: backend.alloc_floats(Pace::WORDS),
+                loss: backend.alloc_floats(1),
             }
         });
         for (subjects, buffer) in subjects.iter().zip(&mut inputs.subjects) {
@@ -308,7 +308,7 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
     /// The batch of `samples` subjects.
     fn draw(&self, subjects: &B::Buffer, samples: usize) -> Batch<B::Buffer> {
         let latents = self.latents.as_ref().expect("there is something to train on");
-        let mut batch = self.backend.layout(latents).lengths(samples).map(|&n| self.backend.alloc(n));
+        let mut batch = windows::alloc(self.backend, self.backend.layout(latents), samples);
         self.backend.draw(latents, subjects, &mut batch);
         batch
     }
@@ -383,7 +383,7 @@ impl<B: Backend> TrainedDenoiser<'_, B> {
     /// Records the conditioner on one window, for export. Returns the tape and the condition.
     pub fn record_conditioner(&mut self) -> (Tape<'_, B>, NodeId) {
         let (cells, c) = (self.shape.grid.window().cells(), self.shape.grid.window().channels);
-        let zeros = |n: usize| self.backend.zeros(n);
+        let zeros = |n: usize| self.backend.upload_activations(&vec![0.0; n]);
         let inputs = Conditions {
             neighbours: zeros(cells * c * self.shape.neighbours),
             thumbnail: self.shape.grid.has_thumbnail().then(|| zeros(cells * c)),
@@ -396,9 +396,10 @@ impl<B: Backend> TrainedDenoiser<'_, B> {
 
     /// Records the denoiser on one window, for export. Returns the tape and the prediction.
     pub fn record_denoiser(&mut self) -> (Tape<'_, B>, NodeId) {
-        let (window, zeros) = (self.shape.grid.window(), |n: usize| self.backend.zeros(n));
+        let window = self.shape.grid.window();
+        let zeros = |n: usize| self.backend.upload_activations(&vec![0.0; n]);
         let noisy = zeros(window.cells() * self.shape.noisy_channels());
-        let (timesteps, positions) = (zeros(1), zeros(self.shape.grid.positions()));
+        let (timesteps, positions) = (self.backend.zeros(1), zeros(self.shape.grid.positions()));
         let mut tape = Tape::new(self.backend, &mut self.set);
         let inputs = denoiser_inputs(&mut tape, &self.shape, (1, noisy, timesteps, positions), true);
         let shape = [1, window.height, window.width, self.width];

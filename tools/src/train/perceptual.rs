@@ -97,7 +97,7 @@ impl<'a, B: Backend> Perceptual<'a, B> {
         for ((&found, &right), &weight) in found.iter().zip(&right).zip(&self.weights) {
             // No feature at all: nothing that an error could be measured by.
             let weight = weight / tape.mean_square(right).max(1e-12) as f32;
-            let weights = tape.input("", [batch, 1, 1, 1], &vec![weight; batch]);
+            let weights = tape.device_input("", [batch, 1, 1, 1], self.backend.upload(&vec![weight; batch]));
             let error = tape.seed_squared_error(found, right, weights);
             loss += f64::from(self.backend.download(&error)[0]);
             self.backend.release(error);

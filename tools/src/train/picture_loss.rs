@@ -215,7 +215,7 @@ fn generator_grad<B: Backend>(
 fn gradient_at_last<B: Backend>(backend: &B, tape: &Tape<B>, last: NodeId, grad: &[f32], image: [usize; 4]) -> f64 {
     let [batch, height, width, channels] = image;
     let plane = Plane { batch, height: height / 2, width: width / 2, channels: 4 * channels };
-    let (wide, mut deep) = (backend.upload(grad), backend.alloc(grad.len()));
+    let (wide, mut deep) = (backend.upload_activations(grad), backend.alloc(grad.len()));
     backend.space_to_depth(&plane, &wide, &mut deep);
     let norm = tape.conv_weight_grad_norm(last, &backend.download(&deep));
     [wide, deep].into_iter().for_each(|b| backend.release(b));

@@ -35,6 +35,10 @@ impl Backend for Cpu {
         self.free.borrow_mut().get_mut(&len).and_then(Vec::pop).unwrap_or_else(|| vec![0.0; len])
     }
 
+    fn alloc_floats(&self, len: usize) -> Vec<f32> {
+        self.alloc(len)
+    }
+
     fn zeros(&self, len: usize) -> Vec<f32> {
         let mut buffer = self.alloc(len);
         buffer.fill(0.0);
@@ -45,6 +49,10 @@ impl Backend for Cpu {
         let mut buffer = self.alloc(values.len());
         buffer.copy_from_slice(values);
         buffer
+    }
+
+    fn upload_activations(&self, values: &[f32]) -> Vec<f32> {
+        self.upload(values)
     }
 
     fn write(&self, values: &[f32], to: &mut Vec<f32>) {

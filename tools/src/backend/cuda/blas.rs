@@ -11,6 +11,7 @@ use rissole::{Error, Result};
 
 use super::gemm::{Form, Product};
 use super::libraries;
+use super::memory::Place;
 
 /// Bytes that cuBLAS may work in: what its documentation advises for the largest GPUs. Without memory of its own it would
 /// ask for some in the midst of a recording.
@@ -54,7 +55,7 @@ impl Blas {
         }
     }
 
-    /// The product of the arrays at `a` and `b` into the one at `out`, each with whether it is bf16; sums are float.
+    /// The product of the arrays at `a` and `b` into the one at `out`; sums are float.
     /// [`Form::TransposedLeft`] adds to what is there.
     ///
     /// A row-major matrix is its transpose in column-major order, so out = a·b is outᵀ = bᵀ·aᵀ with the operands
@@ -62,7 +63,7 @@ impl Blas {
     ///
     /// # Errors
     /// What cuBLAS says; [`Error::Usage`] for sizes past 31 bits.
-    pub fn multiply(&self, p: &Product, a: (u64, bool), b: (u64, bool), out: (u64, bool)) -> Result<()> {
+    pub fn multiply(&self, p: &Product, a: Place, b: Place, out: Place) -> Result<()> {
         use sys::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
         let [rows, columns, depth] = [p.rows, p.columns, p.depth].map(c_int::try_from);
         let (Ok(rows), Ok(columns), Ok(depth)) = (rows, columns, depth) else {
@@ -73,7 +74,8 @@ impl Blas {
             Form::TransposedRight => (CUBLAS_OP_T, depth, CUBLAS_OP_N, depth, 0.0),
             Form::TransposedLeft => (CUBLAS_OP_N, columns, CUBLAS_OP_T, rows, 1.0),
         };
-        let kind = |bf16| if bf16 { sys::cudaDataType::CUDA_R_16BF } else { sys::cudaDataType::CUDA_R_32F };
+        let kind =
+            |place: Place| if place.narrow { sys::cudaDataType::CUDA_R_16BF } else { sys::cudaDataType::CUDA_R_32F };
         // SAFETY: the arrays hold rows × depth, depth × columns and rows × columns elements of their types; alpha and
         // beta are floats on the host, as a new handle and float sums expect.
         unsafe {
@@ -85,15 +87,15 @@ impl Blas {
                 rows,
                 depth,
                 std::ptr::from_ref(&1.0f32).cast(),
-                b.0 as *const _,
-                kind(b.1),
+                b.address as *const _,
+                kind(b),
                 ldb,
-                a.0 as *const _,
-                kind(a.1),
+                a.address as *const _,
+                kind(a),
                 lda,
                 std::ptr::from_ref(&beta).cast(),
-                out.0 as *mut _,
-                kind(out.1),
+                out.address as *mut _,
+                kind(out),
                 columns,
                 sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
                 sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,

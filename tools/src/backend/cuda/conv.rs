@@ -1,8 +1,10 @@
 //! Convolution as a product over patches, made for as many samples at a time as a fixed amount of memory holds.
 
+use std::rc::Rc;
+
 use super::super::{Conv, Window};
 use super::gemm::{Array, Form, Product};
-use super::memory::Buffer;
+use super::memory::{Buffer, Extent, Place};
 use super::{Cuda, Operand, arguments};
 
 /// Some of the samples, and where their rows start.
@@ -45,34 +47,31 @@ fn chunks(g: &Conv, elements: usize) -> impl Iterator<Item = Chunk> + use<> {
 
 impl Cuda {
     pub(super) fn conv_forward(&self, g: &Conv, x: &Buffer, weight: &Buffer, bias: &Buffer, out: &mut Buffer) {
-        let narrow = self.narrowed(weight, 0, weight.len());
+        let narrow = self.narrow_weight(weight);
+        let weight = Array { buffer: narrow.as_deref().unwrap_or(weight), start: 0 };
         for chunk in chunks(g, self.patch_elements) {
             let product = Product { form: Form::Plain, rows: chunk.rows, columns: g.outputs, depth: depth(g) };
             let patches = self.patches(g, &chunk, x);
-            let left = self.array(patches.as_ref(), x, chunk.input);
-            let right = self.array(narrow.as_ref(), weight, 0);
-            self.multiply(&product, left, right, Array { buffer: out, start: chunk.output, bf16: false });
+            self.multiply(&product, operand(&patches, x, &chunk), weight, Array { buffer: out, start: chunk.output });
         }
         self.each("add_bias", out.len(), &arguments![g.outputs, bias, out]);
     }
 
     pub(super) fn conv_backward_input(&self, g: &Conv, weight: &Buffer, grad: &Buffer, out: &mut Buffer) {
-        let narrow_weight = self.narrowed(weight, 0, weight.len());
+        let narrow = self.narrow_weight(weight);
+        let weight = Array { buffer: narrow.as_deref().unwrap_or(weight), start: 0 };
         for chunk in chunks(g, self.patch_elements) {
             let product =
                 Product { form: Form::TransposedRight, rows: chunk.rows, columns: depth(g), depth: g.outputs };
-            let narrow_grad = self.narrowed(grad, chunk.output, chunk.rows * g.outputs);
-            let left = self.array(narrow_grad.as_ref(), grad, chunk.output);
-            let right = self.array(narrow_weight.as_ref(), weight, 0);
+            let grad = Array { buffer: grad, start: chunk.output };
             if is_linear(g) {
-                self.multiply(&product, left, right, Array { buffer: out, start: chunk.input, bf16: false });
+                self.multiply(&product, grad, weight, Array { buffer: out, start: chunk.input });
                 continue;
             }
-            let patches = self.operand_scratch(chunk.rows * depth(g));
-            self.multiply(&product, left, right, Array { buffer: &patches, start: 0, bf16: self.bf16 });
-            let kernel = if self.bf16 { "patches_grad_bf16" } else { "patches_grad" };
+            let patches = self.activations(chunk.rows * depth(g));
+            self.multiply(&product, grad, weight, Array { buffer: &patches, start: 0 });
             let n = chunk.batch * g.height * g.width * g.inputs;
-            self.each(kernel, n, &patch_arguments(g, patches.address(), out.at(chunk.input)));
+            self.each("patches_grad", n, &patch_arguments(g, patches.at(0), out.at(chunk.input)));
         }
     }
 
@@ -87,50 +86,44 @@ impl Cuda {
         for chunk in chunks(g, self.patch_elements) {
             let product = Product { form: Form::TransposedLeft, rows: depth(g), columns: g.outputs, depth: chunk.rows };
             let patches = self.patches(g, &chunk, x);
-            let narrow_grad = self.narrowed(grad, chunk.output, chunk.rows * g.outputs);
-            let left = self.array(patches.as_ref(), x, chunk.input);
-            let right = self.array(narrow_grad.as_ref(), grad, chunk.output);
-            self.multiply(&product, left, right, Array { buffer: weight, start: 0, bf16: false });
+            let grad = Array { buffer: grad, start: chunk.output };
+            self.multiply(&product, operand(&patches, x, &chunk), grad, Array { buffer: weight, start: 0 });
         }
         self.add_column_sums(grad, bias);
     }
 
-    /// The patches of a chunk, as an operand; `None` where the input is that itself.
+    /// The patches of a chunk; `None` where the input is that itself.
     fn patches(&self, g: &Conv, chunk: &Chunk, x: &Buffer) -> Option<Buffer> {
-        let n = chunk.rows * depth(g);
         if is_linear(g) {
-            return self.narrowed(x, chunk.input, n);
+            return None;
         }
-        let patches = self.operand_scratch(n);
-        let kernel = if self.bf16 { "patches_bf16" } else { "patches" };
-        self.each(kernel, n, &patch_arguments(g, x.at(chunk.input), patches.address()));
+        let n = chunk.rows * depth(g);
+        let patches = self.activations(n);
+        self.each("patches", n, &patch_arguments(g, x.at(chunk.input), patches.at(0)));
         Some(patches)
     }
 
-    /// `n` elements of `x` in bf16, where products take that.
-    fn narrowed(&self, x: &Buffer, start: usize, n: usize) -> Option<Buffer> {
+    /// A weight as an operand of products with activations, where it is not that itself.
+    fn narrow_weight(&self, weight: &Buffer) -> Option<Rc<Buffer>> {
         self.bf16.then(|| {
-            let narrow = self.operand_scratch(n);
-            self.each("to_bf16", n, &arguments![x.at(start), narrow]);
-            narrow
+            weight.narrow_copy(|| {
+                let copy = self.lasting(Extent { len: weight.len(), narrow: true });
+                self.each("to_activations", weight.len(), &arguments![weight, copy]);
+                copy
+            })
         })
-    }
-
-    /// Memory for `n` elements of an operand.
-    fn operand_scratch(&self, n: usize) -> Buffer {
-        self.scratch(if self.bf16 { n.div_ceil(2) } else { n })
-    }
-
-    /// The operand made for a product, else the array from `start` on.
-    fn array<'a>(&self, made: Option<&'a Buffer>, x: &'a Buffer, start: usize) -> Array<'a> {
-        match made {
-            Some(buffer) => Array { buffer, start: 0, bf16: self.bf16 },
-            None => Array { buffer: x, start, bf16: false },
-        }
     }
 }
 
-fn patch_arguments(g: &Conv, from: u64, to: u64) -> [Operand; 12] {
+/// The patches that were made of a chunk, else its input.
+fn operand<'a>(patches: &'a Option<Buffer>, x: &'a Buffer, chunk: &Chunk) -> Array<'a> {
+    match patches {
+        Some(buffer) => Array { buffer, start: 0 },
+        None => Array { buffer: x, start: chunk.input },
+    }
+}
+
+fn patch_arguments(g: &Conv, from: Place, to: Place) -> [Operand; 12] {
     let (h, w) = g.out_size();
     let Window { sides: [rows, columns], stride, before: [above, left], .. } = g.window;
     arguments![g.height, g.width, g.inputs, rows, columns, stride, above, left, h, w, from, to]

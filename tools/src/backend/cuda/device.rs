@@ -30,16 +30,25 @@ pub enum Argument {
     Size(u32),
     /// A number.
     Float(f32),
-    /// An address on the device.
-    Pointer(u64),
+    /// An array.
+    Array {
+        /// Its address.
+        address: u64,
+        /// Whether its elements are bf16.
+        narrow: bool,
+    },
 }
 
 impl Argument {
-    fn parameter(self) -> Parameter {
-        match self {
-            Self::Size(_) => Parameter::Size,
-            Self::Float(_) => Parameter::Float,
-            Self::Pointer(_) => Parameter::Pointer,
+    /// Whether it can stand for a parameter, where activations are bf16 or else floats.
+    fn fits(self, parameter: Parameter, bf16: bool) -> bool {
+        match (self, parameter) {
+            (Self::Size(_), Parameter::Size)
+            | (Self::Float(_), Parameter::Float)
+            | (Self::Array { .. }, Parameter::Pointer) => true,
+            (Self::Array { narrow, .. }, Parameter::Floats) => !narrow,
+            (Self::Array { narrow, .. }, Parameter::Activations) => narrow == bf16,
+            _ => false,
         }
     }
 }
@@ -54,6 +63,8 @@ pub struct Device {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     kernels: HashMap<String, Kernel>,
+    /// Whether activations are bf16 to the kernels.
+    bf16: bool,
     blas: Option<Blas>,
 }
 
@@ -64,12 +75,12 @@ struct Kernel {
 }
 
 impl Device {
-    /// Opens GPU `ordinal` and loads the kernels, from `cache` where they were compiled before.
+    /// Opens GPU `ordinal` and loads the kernels, with activations in bf16 or else as floats, from `cache` where they were compiled before.
     ///
     /// # Errors
     /// [`Error::Usage`] naming what is missing and where it was looked for: no driver, one that is too old, no such
     /// GPU, no compiler.
-    pub fn open(ordinal: usize, cache: Option<&Path>) -> Result<Self> {
+    pub fn open(ordinal: usize, bf16: bool, cache: Option<&Path>) -> Result<Self> {
         let version = driver_version()?;
         let fault = |what: &str, e: DriverError| Error::Usage(format!("CUDA device {ordinal}: {what}: {e}"));
         result::init().map_err(|e| Error::Usage(format!("the NVIDIA driver does not start: {e}")))?;
@@ -87,8 +98,9 @@ impl Device {
         };
         let (stream, name, (major, minor), multiprocessors) = attributes().map_err(|e| fault("cannot be used", e))?;
         let arch = (major.unsigned_abs(), minor.unsigned_abs());
-        let image = program::machine_code(arch, version, cache)?;
-        let kernels = load(&image).map_err(|e| {
+        let source = program::source(bf16);
+        let image = program::machine_code(&source, arch, version, cache)?;
+        let kernels = load(&image, &source).map_err(|e| {
             let driver = format!("{}.{}", version / 1000, version % 1000 / 10);
             Error::Usage(format!(
                 "CUDA device {ordinal}: the driver (CUDA {driver}) cannot load the kernels: {e}; \
@@ -97,7 +109,8 @@ impl Device {
         })?;
         let blas = Blas::open(&stream);
         let multiprocessors = multiprocessors.unsigned_abs().max(1);
-        Ok(Self { name: format!("{name} (CUDA device {ordinal})"), multiprocessors, context, stream, kernels, blas })
+        let name = format!("{name} (CUDA device {ordinal})");
+        Ok(Self { name, multiprocessors, context, stream, kernels, bf16, blas })
     }
 
     /// Matrix products by cuBLAS, where it was found.
@@ -196,7 +209,8 @@ impl Device {
     pub fn launch(&self, kernel: &str, grid: [u32; 3], block: u32, arguments: &[Argument]) -> Result<()> {
         let Kernel { function, parameters } =
             self.kernels.get(kernel).ok_or_else(|| Error::Internal(format!("no CUDA kernel {kernel}")))?;
-        if !arguments.iter().map(|a| a.parameter()).eq(parameters.iter().copied()) {
+        let fit = arguments.iter().zip(parameters).all(|(argument, &parameter)| argument.fits(parameter, self.bf16));
+        if !fit || arguments.len() != parameters.len() {
             return Err(Error::Internal(format!("CUDA kernel {kernel}: arguments {arguments:?} for {parameters:?}")));
         }
         self.bind()?;
@@ -205,7 +219,7 @@ impl Device {
             .map(|argument| match argument {
                 Argument::Size(value) => std::ptr::from_ref(value).cast_mut().cast(),
                 Argument::Float(value) => std::ptr::from_ref(value).cast_mut().cast(),
-                Argument::Pointer(value) => std::ptr::from_ref(value).cast_mut().cast(),
+                Argument::Array { address, .. } => std::ptr::from_ref(address).cast_mut().cast(),
             })
             .collect();
         let (grid, block) = ((grid[0], grid[1], grid[2]), (block, 1, 1));
@@ -296,11 +310,10 @@ fn driver_version() -> Result<i32> {
 }
 
 /// Loads compiled kernels into the current context, where they stay until it goes.
-fn load(image: &[u8]) -> std::result::Result<HashMap<String, Kernel>, DriverError> {
+fn load(image: &[u8], source: &str) -> std::result::Result<HashMap<String, Kernel>, DriverError> {
     // SAFETY: the image is what NVRTC made, whole.
     let module = unsafe { result::module::load_data(image.as_ptr().cast()) }?;
-    let source = program::source();
-    program::signatures(&source)
+    program::signatures(source)
         .into_iter()
         .map(|(name, parameters)| {
             let symbol = CString::new(name).map_err(|_| DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND))?;

@@ -1,6 +1,6 @@
 //! Row-major matrix products, by cuBLAS or by own kernels.
 
-use super::memory::Buffer;
+use super::memory::{Buffer, Place};
 use super::{Cuda, arguments};
 
 /// Side of an own kernel's tile.
@@ -24,16 +24,13 @@ pub struct Array<'a> {
     pub buffer: &'a Buffer,
     /// First element.
     pub start: usize,
-    /// Whether elements are bf16, two in the space of a float.
-    pub bf16: bool,
 }
 
 impl Array<'_> {
-    /// Address of the first of `len` elements, which must be there.
-    fn address(&self, len: usize) -> u64 {
-        let size = if self.bf16 { size_of::<u16>() } else { size_of::<f32>() };
-        assert!((self.start + len) * size <= self.buffer.bytes(), "{len} elements from {} on", self.start);
-        self.buffer.address() + (self.start * size) as u64
+    /// The first of `len` elements, which must be there.
+    fn place(&self, len: usize) -> Place {
+        assert!(self.start + len <= self.buffer.len(), "{len} elements from {} on", self.start);
+        self.buffer.at(self.start)
     }
 }
 
@@ -51,22 +48,26 @@ pub struct Product {
 }
 
 impl Cuda {
-    /// Multiplies `a` and `b` into `out`. Operands in bf16 need cuBLAS.
+    /// Multiplies `a` and `b`, both activations or both floats, into `out`. Sums are float.
     pub(super) fn multiply(&self, p: &Product, a: Array, b: Array, out: Array) {
         if p.rows * p.columns == 0 {
             return;
         }
-        let at = (a.address(p.rows * p.depth), b.address(p.depth * p.columns), out.address(p.rows * p.columns));
+        let (a, b, out) = (a.place(p.rows * p.depth), b.place(p.depth * p.columns), out.place(p.rows * p.columns));
         match self.device.blas().filter(|_| self.blas) {
-            Some(blas) => self.run(|_| blas.multiply(p, (at.0, a.bf16), (at.1, b.bf16), (at.2, out.bf16))),
-            None => self.multiply_here(p, at.0, at.1, at.2),
+            Some(blas) => self.run(|_| blas.multiply(p, a, b, out)),
+            None => self.multiply_here(p, a, b, out),
         }
     }
 
-    fn multiply_here(&self, p: &Product, a: u64, b: u64, out: u64) {
+    fn multiply_here(&self, p: &Product, a: Place, b: Place, out: Place) {
         let tiles = [p.rows.div_ceil(TILE), p.columns.div_ceil(TILE)];
         if p.form != Form::TransposedLeft {
-            let kernel = if p.form == Form::Plain { "gemm_nn" } else { "gemm_nt" };
+            let kernel = match (p.form, a.narrow) {
+                (Form::Plain, _) => "gemm_nn",
+                (_, true) => "gemm_nt",
+                (_, false) => "gemm_nt_floats",
+            };
             let arguments = arguments![p.rows, p.columns, p.depth, p.depth, a, b, out];
             return self.launch(kernel, [tiles[0], tiles[1], 1], &arguments);
         }

@@ -13,10 +13,36 @@ use super::device::Device;
 /// Most elements of an array: kernels count in 32 bits, with room for a grid's stride.
 pub const MOST_ELEMENTS: usize = 1 << 31;
 
-/// Arrays that nothing uses, by length.
-pub type Free = HashMap<usize, Vec<u64>>;
+/// Size of an array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Extent {
+    /// Elements.
+    pub len: usize,
+    /// Whether they are bf16, and not floats.
+    pub narrow: bool,
+}
 
-/// Memory of one device, by length.
+impl Extent {
+    /// Of `len` floats.
+    pub fn floats(len: usize) -> Self {
+        Self { len, narrow: false }
+    }
+
+    /// Bytes.
+    pub fn bytes(self) -> usize {
+        self.len * self.element()
+    }
+
+    /// Bytes of an element.
+    fn element(self) -> usize {
+        if self.narrow { size_of::<u16>() } else { size_of::<f32>() }
+    }
+}
+
+/// Arrays that nothing uses, by size.
+pub type Free = HashMap<Extent, Vec<u64>>;
+
+/// Memory of one device, by size.
 #[derive(Debug)]
 pub struct Pool {
     /// The device.
@@ -42,43 +68,55 @@ impl Pool {
         }
     }
 
-    /// An array of `len` floats with unspecified contents.
+    /// An array with unspecified contents.
     ///
     /// # Errors
     /// [`Error::Usage`] when the device has not that much memory, with what it has.
-    pub fn take(self: &Rc<Self>, len: usize) -> Result<Buffer> {
-        if len == 0 {
-            return Ok(self.lend(0, len));
+    pub fn take(self: &Rc<Self>, extent: Extent) -> Result<Buffer> {
+        let kept = self.free.borrow_mut().get_mut(&extent).and_then(Vec::pop);
+        match kept {
+            Some(address) => Ok(self.lend(address, extent)),
+            None => self.take_new(extent),
         }
-        let kept = self.free.borrow_mut().get_mut(&len).and_then(Vec::pop);
-        if let Some(address) = kept {
-            return Ok(self.lend(address, len));
+    }
+
+    /// The same, of none that is kept for reuse: for what stays in use beyond the work that asks for it, which would lack
+    /// it the next time.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub fn take_new(self: &Rc<Self>, extent: Extent) -> Result<Buffer> {
+        if extent.len == 0 {
+            return Ok(self.nothing(extent));
         }
-        if len >= MOST_ELEMENTS {
-            return Err(Error::Usage(format!("an array of {len} values is too large: make the batch smaller")));
+        if extent.len >= MOST_ELEMENTS {
+            return Err(Error::Usage(format!(
+                "an array of {} values is too large: make the batch smaller",
+                extent.len
+            )));
         }
-        let bytes = len * size_of::<f32>();
+        let bytes = extent.bytes();
         self.requests.set(self.requests.get() + 1);
         let address = match self.device.allocate(bytes)? {
             Some(address) => address,
             None => {
-                // What is kept for reuse is of other lengths.
+                // What is kept for reuse is of other sizes.
                 self.trim();
                 self.device.allocate(bytes)?.ok_or_else(|| self.exhausted(bytes))?
             }
         };
         self.held.set(self.held.get() + bytes);
-        Ok(self.lend(address, len))
+        Ok(self.lend(address, extent))
     }
 
     /// A buffer that stands for an array which could not be had. It counts as if it were one.
-    pub fn nothing(self: &Rc<Self>, len: usize) -> Buffer {
-        self.lend(0, len)
+    pub fn nothing(self: &Rc<Self>, extent: Extent) -> Buffer {
+        self.lend(0, extent)
     }
 
-    fn lend(self: &Rc<Self>, address: u64, len: usize) -> Buffer {
-        self.demand.borrow_mut().lend(len);
-        Buffer { pool: self.clone(), address, len }
+    fn lend(self: &Rc<Self>, address: u64, extent: Extent) -> Buffer {
+        self.demand.borrow_mut().lend(extent);
+        Buffer { pool: self.clone(), address, extent, narrow_copy: RefCell::default() }
     }
 
     /// What was missing for work on `samples` samples that has ended, where memory was: what it takes, and the most samples
@@ -115,14 +153,14 @@ impl Pool {
     /// Keeps `free` for reuse too.
     pub fn take_in(&self, free: Free) {
         let mut kept = self.free.borrow_mut();
-        free.into_iter().for_each(|(len, addresses)| kept.entry(len).or_default().extend(addresses));
+        free.into_iter().for_each(|(extent, addresses)| kept.entry(extent).or_default().extend(addresses));
     }
 
     /// Gives everything that is kept back to the driver, once nothing uses it. A fault is left for a later call.
     pub fn trim(&self) {
         let _ = self.device.synchronize();
-        for (len, addresses) in self.free.borrow_mut().drain() {
-            self.held.set(self.held.get() - len * size_of::<f32>() * addresses.len());
+        for (extent, addresses) in self.free.borrow_mut().drain() {
+            self.held.set(self.held.get() - extent.bytes() * addresses.len());
             addresses.into_iter().for_each(|address| self.device.free(address));
         }
     }
@@ -154,28 +192,44 @@ impl Drop for Pool {
     }
 }
 
-/// An array of floats on the device. Dropped, its memory goes back to the pool.
+/// An array on the device. Dropped, its memory goes back to the pool.
 #[derive(Debug)]
 pub struct Buffer {
     pool: Rc<Pool>,
     address: u64,
-    len: usize,
+    extent: Extent,
+    /// The same values in bf16, for products: of weights, whose updates keep it true.
+    narrow_copy: RefCell<Option<Rc<Buffer>>>,
+}
+
+/// Somewhere in an array.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Place {
+    /// Its address.
+    pub address: u64,
+    /// Whether elements are bf16.
+    pub narrow: bool,
 }
 
 impl Buffer {
     /// Elements.
     pub fn len(&self) -> usize {
-        self.len
+        self.extent.len
     }
 
     /// Whether it has no elements.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
+    }
+
+    /// Whether its elements are bf16.
+    pub fn is_narrow(&self) -> bool {
+        self.extent.narrow
     }
 
     /// Bytes.
     pub fn bytes(&self) -> usize {
-        self.len * size_of::<f32>()
+        self.extent.bytes()
     }
 
     /// Its address; 0 for an array of nothing.
@@ -183,18 +237,33 @@ impl Buffer {
         self.address
     }
 
-    /// The address of element `index`.
-    pub fn at(&self, index: usize) -> u64 {
-        assert!(index <= self.len, "element {index} of {}", self.len);
-        self.address + (index * size_of::<f32>()) as u64
+    /// The place of element `index`.
+    pub fn at(&self, index: usize) -> Place {
+        assert!(index <= self.len(), "element {index} of {}", self.len());
+        Place { address: self.address + (index * self.extent.element()) as u64, narrow: self.extent.narrow }
+    }
+
+    /// The copy in bf16; `make` makes it where there is none.
+    pub fn narrow_copy(&self, make: impl FnOnce() -> Buffer) -> Rc<Buffer> {
+        self.narrow_copy.borrow_mut().get_or_insert_with(|| Rc::new(make())).clone()
+    }
+
+    /// The address of element `index` of the copy in bf16, for who changes both; 0 where there is no copy.
+    pub fn narrow_address(&self, index: usize) -> u64 {
+        self.narrow_copy.borrow().as_ref().map_or(0, |copy| copy.at(index).address)
+    }
+
+    /// Gives the copy up: the values are about to change.
+    pub fn drop_narrow_copy(&self) {
+        self.narrow_copy.replace(None);
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.pool.demand.borrow_mut().take_back(self.len);
+        self.pool.demand.borrow_mut().take_back(self.extent);
         if self.address != 0 {
-            self.pool.free.borrow_mut().entry(self.len).or_default().push(self.address);
+            self.pool.free.borrow_mut().entry(self.extent).or_default().push(self.address);
         }
     }
 }

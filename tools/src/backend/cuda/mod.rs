@@ -30,7 +30,7 @@ use rissole::{Error, Result};
 
 use device::{Argument, Device};
 pub use memory::Buffer;
-use memory::Pool;
+use memory::{Extent, Place, Pool};
 pub use program::default_cache;
 pub use recording::Recording;
 pub use windows::Latents;
@@ -63,17 +63,18 @@ pub struct Cuda {
 }
 
 impl Cuda {
-    /// Opens GPU `ordinal`. Compiled kernels are kept in `cache`, where there is one.
+    /// Opens GPU `ordinal`. With `bf16` activations and the operands of products are that; weights, their moments and
+    /// averages, statistics and sums stay float. Compiled kernels are kept in `cache`, where there is one.
     ///
     /// # Errors
     /// [`Error::Usage`] naming what is missing and where it was looked for: no driver, one that is too old, no such
     /// GPU, no compiler.
-    pub fn open(ordinal: usize, cache: Option<&Path>) -> Result<Self> {
-        let device = Rc::new(Device::open(ordinal, cache)?);
+    pub fn open(ordinal: usize, bf16: bool, cache: Option<&Path>) -> Result<Self> {
+        let device = Rc::new(Device::open(ordinal, bf16, cache)?);
         Ok(Self {
             pool: Rc::new(Pool::new(device.clone())),
             blas: device.blas().is_some(),
-            bf16: false,
+            bf16,
             patch_elements: PATCH_ELEMENTS,
             records: true,
             replays: Cell::new(0),
@@ -90,6 +91,11 @@ impl Cuda {
         &self.device.name
     }
 
+    /// Whether activations are bf16.
+    pub fn is_bf16(&self) -> bool {
+        self.bf16
+    }
+
     /// Whether products go to cuBLAS.
     pub fn has_blas(&self) -> bool {
         self.blas
@@ -97,19 +103,7 @@ impl Cuda {
 
     /// The same device with products by the program's own kernels.
     pub fn without_blas(self) -> Self {
-        Self { blas: false, bf16: false, ..self }
-    }
-
-    /// The same device with the operands of products in bf16 and their sums in float. Activations, weights, gradients
-    /// and statistics stay float. Needs cuBLAS.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] without it.
-    pub fn with_bf16(self) -> Result<Self> {
-        if !self.blas {
-            return Err(Error::Usage("bf16 needs cuBLAS (libcublas), which was not found".into()));
-        }
-        Ok(Self { bf16: true, ..self })
+        Self { blas: false, ..self }
     }
 
     /// The same device with at most `bytes` of patches at a time in a convolution, but one sample.
@@ -148,14 +142,41 @@ impl Cuda {
         }
     }
 
-    /// An array with unspecified contents, for the length of an operation.
+    /// Floats with unspecified contents.
     fn scratch(&self, len: usize) -> Buffer {
+        self.take(Extent::floats(len))
+    }
+
+    /// Activations with unspecified contents.
+    fn activations(&self, len: usize) -> Buffer {
+        self.take(Extent { len, narrow: self.bf16 })
+    }
+
+    fn take(&self, extent: Extent) -> Buffer {
+        self.taken(extent, || self.pool.take(extent))
+    }
+
+    /// An array with unspecified contents that stays beyond the work that is being done.
+    fn lasting(&self, extent: Extent) -> Buffer {
+        self.taken(extent, || self.pool.take_new(extent))
+    }
+
+    fn taken(&self, extent: Extent, take: impl FnOnce() -> Result<Buffer>) -> Buffer {
         let mut buffer = None;
         self.run(|_| {
-            buffer = Some(self.pool.take(len)?);
+            buffer = Some(take()?);
             Ok(())
         });
-        buffer.unwrap_or_else(|| self.pool.nothing(len))
+        buffer.unwrap_or_else(|| self.pool.nothing(extent))
+    }
+
+    /// The values of an array as floats, where they are not that already.
+    fn widened(&self, x: &Buffer) -> Option<Buffer> {
+        x.is_narrow().then(|| {
+            let floats = self.scratch(x.len());
+            self.each("to_floats", x.len(), &arguments![x, floats]);
+            floats
+        })
     }
 
     /// Launches an elementwise kernel, whose first argument is the number of elements.
@@ -180,7 +201,7 @@ impl Cuda {
                     Ok(match *operand {
                         Operand::Size(n) => Argument::Size(size(n)?),
                         Operand::Float(value) => Argument::Float(value),
-                        Operand::Pointer(address) => Argument::Pointer(address),
+                        Operand::Array(Place { address, narrow }) => Argument::Array { address, narrow },
                     })
                 })
                 .collect::<Result<_>>()?;
@@ -195,7 +216,7 @@ impl Cuda {
 enum Operand {
     Size(usize),
     Float(f32),
-    Pointer(u64),
+    Array(Place),
 }
 
 /// What can stand in [`arguments!`].
@@ -221,19 +242,19 @@ impl AsOperand for f32 {
     }
 }
 
-impl AsOperand for u64 {
+impl AsOperand for Place {
     fn operand(&self) -> Operand {
-        Operand::Pointer(*self)
+        Operand::Array(*self)
     }
 }
 
 impl AsOperand for Buffer {
     fn operand(&self) -> Operand {
-        Operand::Pointer(self.address())
+        Operand::Array(self.at(0))
     }
 }
 
-/// A kernel's arguments: sizes (`usize`), numbers (`f32`), arrays, addresses (`u64`).
+/// A kernel's arguments: sizes (`usize`), numbers (`f32`), arrays, places in them.
 macro_rules! arguments {
     ($($argument:expr),* $(,)?) => {{
         use $crate::backend::cuda::AsOperand as _;

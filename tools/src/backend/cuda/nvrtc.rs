@@ -83,11 +83,12 @@ mod tests {
         if libraries::load(libraries::NVRTC).is_err() {
             return println!("skipped: no NVRTC");
         }
-        let image = compile(&program::source(), (8, 0)).unwrap();
-        assert_eq!(image[..4], *b"\x7fELF");
+        for bf16 in [false, true] {
+            assert_eq!(compile(&program::source(bf16), (8, 0)).unwrap()[..4], *b"\x7fELF");
+        }
         let error = compile("#line 1 \"some.cu\"\nfaulty", (8, 0)).unwrap_err().to_string();
         assert!(error.contains("some.cu(1)"), "{error}");
-        let error = compile(&program::source(), (1, 0)).unwrap_err().to_string();
+        let error = compile(&program::source(false), (1, 0)).unwrap_err().to_string();
         assert!(error.contains("compute capability 1.0"), "{error}");
     }
 }

@@ -27,6 +27,10 @@ impl Backend for Cuda {
     }
 
     fn alloc(&self, len: usize) -> Buffer {
+        self.activations(len)
+    }
+
+    fn alloc_floats(&self, len: usize) -> Buffer {
         self.scratch(len)
     }
 
@@ -42,14 +46,27 @@ impl Backend for Cuda {
         buffer
     }
 
+    fn upload_activations(&self, values: &[f32]) -> Buffer {
+        let floats = self.upload(values);
+        if !self.bf16 {
+            return floats;
+        }
+        let buffer = self.activations(values.len());
+        self.each("to_activations", values.len(), &arguments![floats, buffer]);
+        buffer
+    }
+
     fn write(&self, values: &[f32], to: &mut Buffer) {
-        assert_eq!(values.len(), to.len(), "values in place of as many");
+        assert!(values.len() == to.len() && !to.is_narrow(), "floats in place of as many");
+        to.drop_narrow_copy();
         if !values.is_empty() {
             self.run(|device| device.upload(values, to.address()));
         }
     }
 
     fn download(&self, buffer: &Buffer) -> Vec<f32> {
+        let wide = self.widened(buffer);
+        let buffer = wide.as_ref().unwrap_or(buffer);
         let mut values = vec![f32::NAN; buffer.len()];
         if !values.is_empty() {
             self.run(|device| device.download(buffer.address(), &mut values));
@@ -62,13 +79,15 @@ impl Backend for Cuda {
     }
 
     fn copy(&self, from: &Buffer, to: &mut Buffer) {
-        assert_eq!(from.len(), to.len(), "a copy is of one length");
+        assert_eq!((from.len(), from.is_narrow()), (to.len(), to.is_narrow()), "a copy is of one size");
+        to.drop_narrow_copy();
         if !from.is_empty() {
             self.run(|device| device.copy(from.address(), to.address(), to.bytes()));
         }
     }
 
     fn clear(&self, to: &mut Buffer) {
+        to.drop_narrow_copy();
         if !to.is_empty() {
             self.run(|device| device.clear(to.address(), to.bytes()));
         }
@@ -127,8 +146,8 @@ impl Backend for Cuda {
         self.teams("group_norm_grad", g.batch * g.groups, &arguments);
         let (partial, slices) = self.column_sums(g.batch, 2 * g.channels, &sums);
         let stride = 2 * g.channels;
-        self.add_partials(g.channels, slices, stride, 0, &partial, grad_shift.address());
-        self.add_partials(g.channels, slices, stride, g.channels, &partial, grad_scale.address());
+        self.add_partials(g.channels, slices, stride, 0, &partial, grad_shift.at(0));
+        self.add_partials(g.channels, slices, stride, g.channels, &partial, grad_scale.at(0));
     }
 
     fn layer_norm(
@@ -262,7 +281,8 @@ impl Backend for Cuda {
 
     fn attention(&self, g: &Attention, qkv: &Buffer, out: &mut Buffer, weights: &mut Buffer) {
         check_attention(g, qkv, out, weights);
-        let arguments = arguments![g.tokens, g.channels, g.heads, qkv, out, weights];
+        let scores = self.scratch(weights.len());
+        let arguments = arguments![g.tokens, g.channels, g.heads, qkv, out, weights, scores];
         self.teams("attention", g.batch * g.heads, &arguments);
     }
 

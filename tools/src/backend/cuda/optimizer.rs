@@ -3,13 +3,13 @@
 use std::rc::Rc;
 
 use super::super::{AdamW, Pace, Trained};
-use super::memory::Buffer;
+use super::memory::{Buffer, Extent};
 use super::{Cuda, arguments};
 
 /// Elements of a tensor that one block updates.
 const CHUNK: usize = 1 << 14;
 /// Words of a chunk in the table, as the kernels' `struct Chunk` has them.
-const WORDS: usize = 7;
+const WORDS: usize = 8;
 /// Tables kept: two networks in training, and a few that are going.
 const TABLES: usize = 4;
 
@@ -26,8 +26,10 @@ fn words(tensors: &[Trained<'_, Buffer>]) -> Vec<u64> {
     for t in tensors {
         let arrays = [t.grad, &*t.value, &*t.first_moment, &*t.second_moment, &*t.average];
         assert!(arrays.iter().all(|array| array.len() == t.value.len()), "a tensor's arrays have one length");
+        t.average.drop_narrow_copy();
         for start in (0..t.value.len()).step_by(CHUNK) {
-            words.extend(arrays.map(|array| array.at(start)));
+            words.extend(arrays.map(|array| array.at(start).address));
+            words.push(t.value.narrow_address(start));
             words.extend([CHUNK.min(t.value.len() - start) as u64, u64::from(t.decays)]);
         }
     }
@@ -49,7 +51,7 @@ impl Cuda {
             if tables.len() == TABLES {
                 tables.remove(0);
             }
-            let buffer = self.scratch(2 * words.len());
+            let buffer = self.lasting(Extent::floats(2 * words.len()));
             self.run(|device| device.upload(&words, buffer.address()));
             tables.push(Rc::new(Table { words, buffer }));
             tables.len() - 1

@@ -25,6 +25,8 @@ const FILES: [(&str, &str); 14] = [
     ("windows.cu", include_str!("kernels/windows.cu")),
     ("optimizer.cu", include_str!("kernels/optimizer.cu")),
 ];
+/// What makes activations bf16.
+const BF16: &str = "#define BF16_ACTIVATIONS\n";
 /// What begins a kernel's declaration.
 const DECLARATION: &str = "extern \"C\" __global__ void ";
 /// Bytes of the hash in front of a kept program.
@@ -37,13 +39,18 @@ pub enum Parameter {
     Size,
     /// `float`.
     Float,
-    /// Any pointer.
+    /// `act*`.
+    Activations,
+    /// `float*`.
+    Floats,
+    /// Any other pointer.
     Pointer,
 }
 
-/// All files as one source.
-pub fn source() -> String {
-    FILES.iter().map(|(name, text)| format!("#line 1 \"{name}\"\n{text}")).collect()
+/// All files as one source, with activations in bf16 or else as floats.
+pub fn source(bf16: bool) -> String {
+    let files = FILES.iter().map(|(name, text)| format!("#line 1 \"{name}\"\n{text}"));
+    std::iter::once(if bf16 { BF16.to_owned() } else { String::new() }).chain(files).collect()
 }
 
 /// Every kernel's parameters, read from its declaration, so that a launch can be checked against it.
@@ -61,26 +68,27 @@ pub fn signatures(source: &str) -> HashMap<&str, Vec<Parameter>> {
 
 fn parameter(declaration: &str) -> Parameter {
     match () {
+        () if declaration.contains("act*") => Parameter::Activations,
+        () if declaration.contains("float*") => Parameter::Floats,
         () if declaration.contains('*') => Parameter::Pointer,
         () if declaration.trim_start().starts_with("float ") => Parameter::Float,
         () => Parameter::Size,
     }
 }
 
-/// Machine code of the kernels for a device of compute capability `arch`: from `cache` where a run with the same
+/// Machine code of the kernels in `source` for a device of compute capability `arch`: from `cache` where a run with the same
 /// source, device and driver left it, else compiled and left there.
 ///
 /// # Errors
 /// As [`nvrtc::compile`]. A cache that cannot be read or written costs time only.
-pub fn machine_code(arch: (u32, u32), driver: i32, cache: Option<&Path>) -> Result<Vec<u8>> {
-    let source = source();
+pub fn machine_code(source: &str, arch: (u32, u32), driver: i32, cache: Option<&Path>) -> Result<Vec<u8>> {
     let key = blake3::hash(format!("{source}{:?}{driver}", nvrtc::options(arch)).as_bytes()).to_hex();
     let path = cache.map(|dir| dir.join(format!("{}-sm_{}{}.cubin", &key[..32], arch.0, arch.1)));
     if let Some(image) = path.as_deref().and_then(read) {
         return Ok(image);
     }
     log::info!("CUDA: compiling kernels");
-    let image = nvrtc::compile(&source, arch)?;
+    let image = nvrtc::compile(source, arch)?;
     if let Some(path) = &path
         && let Err(error) = write(path, &image)
     {
@@ -119,12 +127,13 @@ mod tests {
 
     #[test]
     fn signatures_are_read_from_the_source() {
-        let source = source();
+        let source = source(false);
         let found = signatures(&source);
         assert_eq!(found.len(), source.matches(DECLARATION).count());
-        use Parameter::{Float, Pointer, Size};
-        assert_eq!(found["leaky_relu"], [Size, Float, Pointer, Pointer]);
-        assert_eq!(found["layer_norm"], [Size, Pointer, Pointer, Pointer, Pointer, Pointer]);
+        use Parameter::{Activations, Float, Floats, Pointer, Size};
+        assert_eq!(found["leaky_relu"], [Size, Float, Activations, Activations]);
+        assert_eq!(found["layer_norm"], [Size, Activations, Floats, Floats, Activations, Floats]);
+        assert_eq!(found["chunk_square_sums"], [Pointer, Pointer]);
     }
 
     #[test]

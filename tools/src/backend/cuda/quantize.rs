@@ -19,12 +19,13 @@ impl Cuda {
             return codes;
         }
         let (norms, entries) = (self.upload(&half_norms(channels, entries)), self.upload(entries));
-        let on_device = self.scratch(count);
+        let (wide, on_device) = (self.widened(rows), self.scratch(count));
+        let rows = wide.as_ref().unwrap_or(rows);
         let most = (self.patch_elements / size).clamp(1, count);
         for first in (0..count).step_by(most) {
             let n = most.min(count - first);
             let products = self.scratch(n * size);
-            let float = |buffer, start| Array { buffer, start, bf16: false };
+            let float = |buffer, start| Array { buffer, start };
             let product = Product { form: Form::TransposedRight, rows: n, columns: size, depth: channels };
             self.multiply(&product, float(rows, first * channels), float(&entries, 0), float(&products, 0));
             let arguments = arguments![n, size, products, norms, on_device.at(first)];

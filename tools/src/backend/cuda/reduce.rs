@@ -1,6 +1,6 @@
 //! Sums in two passes, in an order that the shapes fix.
 
-use super::memory::Buffer;
+use super::memory::{Buffer, Place};
 use super::{BLOCK, Cuda, arguments};
 
 /// Columns of one block.
@@ -26,11 +26,12 @@ impl Cuda {
         let slices = rows.div_ceil(slice_rows).max(1);
         let partial = self.scratch(slices * columns);
         let arguments = arguments![rows, columns, slice_rows, x, partial];
-        self.launch("column_sums", [columns.div_ceil(COLUMNS), slices, 1], &arguments);
+        let kernel = if x.is_narrow() { "column_sums" } else { "column_sums_floats" };
+        self.launch(kernel, [columns.div_ceil(COLUMNS), slices, 1], &arguments);
         (partial, slices)
     }
 
-    /// `out[i] += Σ partial[slice · stride + offset + i]` for the `n` elements from address `out`.
+    /// `out[i] += Σ partial[slice · stride + offset + i]` for the `n` elements from `out` on.
     pub(super) fn add_partials(
         &self,
         n: usize,
@@ -38,7 +39,7 @@ impl Cuda {
         stride: usize,
         offset: usize,
         partial: &Buffer,
-        out: u64,
+        out: Place,
     ) {
         self.each("add_partials", n, &arguments![slices, stride, offset, partial, out]);
     }
@@ -47,7 +48,7 @@ impl Cuda {
     pub(super) fn add_column_sums(&self, x: &Buffer, out: &mut Buffer) {
         let columns = out.len();
         let (partial, slices) = self.column_sums(x.len() / columns, columns, x);
-        self.add_partials(columns, slices, columns, 0, &partial, out.address());
+        self.add_partials(columns, slices, columns, 0, &partial, out.at(0));
     }
 
     /// Σ x², waited for.
@@ -57,7 +58,8 @@ impl Cuda {
         }
         let blocks = blocks(x.len());
         let partial = self.scratch(2 * blocks);
-        self.launch("square_sums", [blocks, 1, 1], &arguments![x.len(), x, partial]);
+        let kernel = if x.is_narrow() { "square_sums" } else { "square_sums_floats" };
+        self.launch(kernel, [blocks, 1, 1], &arguments![x.len(), x, partial]);
         let mut sums = vec![f64::NAN; blocks];
         self.run(|device| device.download(partial.address(), &mut sums));
         sums.iter().sum()
@@ -73,6 +75,8 @@ impl Cuda {
         loss: &mut Buffer,
     ) {
         let (n, blocks) = (predicted.len(), blocks(predicted.len()));
+        let wide = self.widened(target);
+        let target = wide.as_ref().unwrap_or(target);
         let partial = self.scratch(2 * blocks);
         let arguments = arguments![n, n / weights.len(), predicted, target, weights, grad, partial];
         self.launch("squared_error", [blocks, 1, 1], &arguments);

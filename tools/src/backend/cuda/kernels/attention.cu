@@ -1,7 +1,7 @@
 // Self-attention of few tokens: one block for each sample and head, block = sample · heads + head.
 //
-// A token's 3 · channels are queries, keys, values, each heads × size. Scores stay in global memory: they are
-// saved for the backward pass anyway, and a block's few tokens live in its L1.
+// A token's 3 · channels are queries, keys, values, each heads × size. Scores and slopes are floats in global memory, like
+// weights in size: a block's few tokens live in its L1.
 
 static __device__ __forceinline__ float dot(unsigned n, const act* a, const act* b) {
     float sum = 0.0f;
@@ -11,7 +11,7 @@ static __device__ __forceinline__ float dot(unsigned n, const act* a, const act*
 
 // weights gets the softmax, [N, heads, tokens, tokens].
 extern "C" __global__ void attention(unsigned tokens, unsigned channels, unsigned heads, const act* qkv, act* out,
-                                     act* weights) {
+                                     act* weights, float* scores) {
     unsigned size = channels / heads, head = blockIdx.x % heads, sample = blockIdx.x / heads;
     unsigned row = 3 * channels;
     const act* q = qkv + sample * tokens * row + head * size;
@@ -19,20 +19,20 @@ extern "C" __global__ void attention(unsigned tokens, unsigned channels, unsigne
     const act* v = k + channels;
     act* w = weights + blockIdx.x * tokens * tokens;
     float scale = 1.0f / sqrtf((float)size);
+    float* s = scores + blockIdx.x * tokens * tokens;
     for (unsigned e = threadIdx.x; e < tokens * tokens; e += BLOCK) {
-        store(w + e, dot(size, q + e / tokens * row, k + e % tokens * row) * scale);
+        s[e] = dot(size, q + e / tokens * row, k + e % tokens * row) * scale;
     }
     __syncthreads();
     for (unsigned i = threadIdx.x; i < tokens; i += BLOCK) {
-        act* scores = w + i * tokens;
-        float max = load(scores), sum = 0.0f;
-        for (unsigned j = 1; j < tokens; j++) max = fmaxf(max, load(scores + j));
+        float* line = s + i * tokens;
+        float max = line[0], sum = 0.0f;
+        for (unsigned j = 1; j < tokens; j++) max = fmaxf(max, line[j]);
         for (unsigned j = 0; j < tokens; j++) {
-            float e = expf(load(scores + j) - max);
-            sum += e;
-            store(scores + j, e);
+            line[j] = expf(line[j] - max);
+            sum += line[j];
         }
-        for (unsigned j = 0; j < tokens; j++) store(scores + j, load(scores + j) / sum);
+        for (unsigned j = 0; j < tokens; j++) store(w + i * tokens + j, line[j] / sum);
     }
     __syncthreads();
     for (unsigned e = threadIdx.x; e < tokens * size; e += BLOCK) {
@@ -43,9 +43,9 @@ extern "C" __global__ void attention(unsigned tokens, unsigned channels, unsigne
     }
 }
 
-// slopes is scratch, like weights: the gradient of the scores before softmax.
+// slopes is the gradient of the scores before softmax.
 extern "C" __global__ void attention_grad(unsigned tokens, unsigned channels, unsigned heads, const act* qkv,
-                                          const act* weights, const act* grad, act* slopes, act* out) {
+                                          const act* weights, const act* grad, float* slopes, act* out) {
     unsigned size = channels / heads, head = blockIdx.x % heads, sample = blockIdx.x / heads;
     unsigned row = 3 * channels;
     const act* q = qkv + sample * tokens * row + head * size;
@@ -53,18 +53,16 @@ extern "C" __global__ void attention_grad(unsigned tokens, unsigned channels, un
     const act* v = k + channels;
     const act* w = weights + blockIdx.x * tokens * tokens;
     const act* g = grad + sample * tokens * channels + head * size;
-    act* s = slopes + blockIdx.x * tokens * tokens;
+    float* s = slopes + blockIdx.x * tokens * tokens;
     float scale = 1.0f / sqrtf((float)size);
     for (unsigned e = threadIdx.x; e < tokens * tokens; e += BLOCK) {
-        store(s + e, dot(size, g + e / tokens * channels, v + e % tokens * row));
+        s[e] = dot(size, g + e / tokens * channels, v + e % tokens * row);
     }
     __syncthreads();
     for (unsigned i = threadIdx.x; i < tokens; i += BLOCK) {
-        float mean = dot(tokens, w + i * tokens, s + i * tokens);
-        for (unsigned j = 0; j < tokens; j++) {
-            unsigned e = i * tokens + j;
-            store(s + e, load(w + e) * (load(s + e) - mean) * scale);
-        }
+        float mean = 0.0f;
+        for (unsigned e = i * tokens; e < (i + 1) * tokens; e++) mean += load(w + e) * s[e];
+        for (unsigned e = i * tokens; e < (i + 1) * tokens; e++) s[e] = load(w + e) * (s[e] - mean) * scale;
     }
     __syncthreads();
     act* to = out + sample * tokens * row + head * size;
@@ -72,8 +70,8 @@ extern "C" __global__ void attention_grad(unsigned tokens, unsigned channels, un
         unsigned t = e / size, c = e % size;
         float dq = 0.0f, dk = 0.0f, dv = 0.0f;
         for (unsigned u = 0; u < tokens; u++) {
-            dq += load(s + t * tokens + u) * load(k + u * row + c);
-            dk += load(s + u * tokens + t) * load(q + u * row + c);
+            dq += s[t * tokens + u] * load(k + u * row + c);
+            dk += s[u * tokens + t] * load(q + u * row + c);
             dv += load(w + u * tokens + t) * load(g + u * channels + c);
         }
         store(to + t * row + c, dq);

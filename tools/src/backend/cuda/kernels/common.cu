@@ -8,14 +8,18 @@
 
 #define BLOCK 256
 
-// The type activations are stored in. Arithmetic, statistics and parameters are float whatever it is.
-typedef float act;
-
-static __device__ __forceinline__ float load(const act* p) { return *p; }
-static __device__ __forceinline__ void store(act* p, float value) { *p = value; }
-
-// A float's upper half, by its bits: what products may take their operands in.
+// A float's upper half, by its bits.
 typedef unsigned short bf16;
+
+// The type activations are stored in. Arithmetic, statistics and parameters are float whatever it is.
+#ifdef BF16_ACTIVATIONS
+typedef bf16 act;
+#else
+typedef float act;
+#endif
+
+static __device__ __forceinline__ float load(const float* p) { return *p; }
+static __device__ __forceinline__ void store(float* p, float value) { *p = value; }
 
 static __device__ __forceinline__ float load(const bf16* p) { return __uint_as_float((unsigned)*p << 16); }
 static __device__ __forceinline__ void store(bf16* p, float value) {

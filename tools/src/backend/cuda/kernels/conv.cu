@@ -16,10 +16,10 @@ struct alignas(sizeof(T) * N) Pack {
 };
 
 // Patches of x [N,height,width,channels]: out[(n,y,x), (ky,kx,c)] for every output pixel; n counts elements.
-template <int N, typename To>
+template <int N>
 static __device__ void gather_patches(unsigned n, unsigned height, unsigned width, unsigned channels, unsigned rows,
                                       unsigned columns, unsigned stride, unsigned above, unsigned left,
-                                      unsigned out_h, unsigned out_w, const act* x, To* out) {
+                                      unsigned out_h, unsigned out_w, const act* x, act* out) {
     unsigned depth = rows * columns * channels;
     FOR_EACH(pack, n / N) {
         unsigned k = pack * N % depth, pixel = pack * N / depth;
@@ -32,22 +32,13 @@ static __device__ void gather_patches(unsigned n, unsigned height, unsigned widt
         if (row < height && col < width) {
             from = *(const Pack<act, N>*)(x + ((sample * height + row) * width + col) * channels + c);
         }
-        Pack<To, N> to;
-        for (int v = 0; v < N; v++) store(to.values + v, load(from.values + v));
-        *(Pack<To, N>*)(out + pack * N) = to;
+        *(Pack<act, N>*)(out + pack * N) = from;
     }
 }
 
 extern "C" __global__ void patches(unsigned n, unsigned height, unsigned width, unsigned channels, unsigned rows,
                                    unsigned columns, unsigned stride, unsigned above, unsigned left, unsigned out_h,
-                                   unsigned out_w, const act* x, float* out) {
-    BY_FOUR(channels, gather_patches<N>(n, height, width, channels, rows, columns, stride, above, left, out_h, out_w,
-                                        x, out))
-}
-
-extern "C" __global__ void patches_bf16(unsigned n, unsigned height, unsigned width, unsigned channels,
-                                        unsigned rows, unsigned columns, unsigned stride, unsigned above,
-                                        unsigned left, unsigned out_h, unsigned out_w, const act* x, bf16* out) {
+                                   unsigned out_w, const act* x, act* out) {
     BY_FOUR(channels, gather_patches<N>(n, height, width, channels, rows, columns, stride, above, left, out_h, out_w,
                                         x, out))
 }
@@ -71,18 +62,18 @@ static __device__ __forceinline__ void for_places(unsigned row, unsigned col, un
 
 // The adjoint of gather_patches: out[n,y,x,c] is the sum of all places where that pixel stands in grad, tap by tap;
 // n counts elements of out.
-template <int N, typename From>
+template <int N>
 static __device__ void sum_patches(unsigned n, unsigned height, unsigned width, unsigned channels, unsigned rows,
                                    unsigned columns, unsigned stride, unsigned above, unsigned left, unsigned out_h,
-                                   unsigned out_w, const From* grad, act* out) {
+                                   unsigned out_w, const act* grad, act* out) {
     unsigned depth = rows * columns * channels;
     FOR_EACH(pack, n / N) {
         unsigned c = pack * N % channels, pixel = pack * N / channels;
         unsigned col = pixel % width, row = pixel / width % height, sample = pixel / (width * height);
         float sums[N] = {};
         for_places(row, col, rows, columns, stride, above, left, out_h, out_w, [&](unsigned tap, unsigned place) {
-            const From* patch = grad + (sample * out_h * out_w + place) * depth;
-            Pack<From, N> from = *(const Pack<From, N>*)(patch + tap * channels + c);
+            const act* patch = grad + (sample * out_h * out_w + place) * depth;
+            Pack<act, N> from = *(const Pack<act, N>*)(patch + tap * channels + c);
             for (int v = 0; v < N; v++) sums[v] += load(from.values + v);
         });
         Pack<act, N> to;
@@ -93,22 +84,19 @@ static __device__ void sum_patches(unsigned n, unsigned height, unsigned width, 
 
 extern "C" __global__ void patches_grad(unsigned n, unsigned height, unsigned width, unsigned channels,
                                         unsigned rows, unsigned columns, unsigned stride, unsigned above,
-                                        unsigned left, unsigned out_h, unsigned out_w, const float* grad, act* out) {
+                                        unsigned left, unsigned out_h, unsigned out_w, const act* grad, act* out) {
     BY_FOUR(channels, sum_patches<N>(n, height, width, channels, rows, columns, stride, above, left, out_h, out_w,
                                      grad, out))
 }
 
-extern "C" __global__ void patches_grad_bf16(unsigned n, unsigned height, unsigned width, unsigned channels,
-                                             unsigned rows, unsigned columns, unsigned stride, unsigned above,
-                                             unsigned left, unsigned out_h, unsigned out_w, const bf16* grad,
-                                             act* out) {
-    BY_FOUR(channels, sum_patches<N>(n, height, width, channels, rows, columns, stride, above, left, out_h, out_w,
-                                     grad, out))
+// Floats as activations.
+extern "C" __global__ void to_activations(unsigned n, const float* x, act* out) {
+    FOR_EACH(i, n) store(out + i, x[i]);
 }
 
-// x as an operand of products.
-extern "C" __global__ void to_bf16(unsigned n, const act* x, bf16* out) {
-    FOR_EACH(i, n) store(out + i, load(x + i));
+// Activations as floats.
+extern "C" __global__ void to_floats(unsigned n, const act* x, float* out) {
+    FOR_EACH(i, n) out[i] = load(x + i);
 }
 
 // out[row, :] += bias; n counts elements.

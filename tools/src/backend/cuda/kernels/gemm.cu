@@ -5,9 +5,9 @@
 
 // out = op(a) · op(b), where op(a) is rows × depth and op(b) depth × columns; a transposed operand is stored the
 // other way round. Slice blockIdx.z of the depth, `slice` long, goes to out + z · rows · columns.
-template <bool transpose_a, bool transpose_b>
-static __device__ void gemm(unsigned rows, unsigned columns, unsigned depth, unsigned slice, const act* a,
-                            const act* b, float* out) {
+template <bool transpose_a, bool transpose_b, typename In, typename Out>
+static __device__ void gemm(unsigned rows, unsigned columns, unsigned depth, unsigned slice, const In* a, const In* b,
+                            Out* out) {
     __shared__ float tile_a[DEPTH][TILE + 1];
     __shared__ float tile_b[DEPTH][TILE + 1];
     unsigned first = blockIdx.z * slice, last = first + slice < depth ? first + slice : depth;
@@ -38,18 +38,23 @@ static __device__ void gemm(unsigned rows, unsigned columns, unsigned depth, uns
     for (int i = 0; i < 4; i++) {
         for (int j = 0; j < 4; j++) {
             unsigned row = row0 + ty + 16 * i, column = column0 + tx + 16 * j;
-            if (row < rows && column < columns) out[(blockIdx.z * rows + row) * columns + column] = sums[i][j];
+            if (row < rows && column < columns) store(out + (blockIdx.z * rows + row) * columns + column, sums[i][j]);
         }
     }
 }
 
 extern "C" __global__ void gemm_nn(unsigned rows, unsigned columns, unsigned depth, unsigned slice, const act* a,
-                                   const act* b, float* out) {
+                                   const act* b, act* out) {
     gemm<false, false>(rows, columns, depth, slice, a, b, out);
 }
 
 extern "C" __global__ void gemm_nt(unsigned rows, unsigned columns, unsigned depth, unsigned slice, const act* a,
-                                   const act* b, float* out) {
+                                   const act* b, act* out) {
+    gemm<false, true>(rows, columns, depth, slice, a, b, out);
+}
+
+extern "C" __global__ void gemm_nt_floats(unsigned rows, unsigned columns, unsigned depth, unsigned slice,
+                                          const float* a, const float* b, float* out) {
     gemm<false, true>(rows, columns, depth, slice, a, b, out);
 }
 

@@ -7,6 +7,7 @@ struct Chunk {
     float* first;
     float* second;
     float* average;
+    bf16* narrow;  // a copy of the value; null where there is none
     unsigned long long len;
     unsigned long long decays;
 };
@@ -48,6 +49,7 @@ extern "C" __global__ void adamw(float beta1, float beta2, float weight_decay, c
         chunk.first[i] = first;
         chunk.second[i] = second;
         chunk.value[i] = w;
+        if (chunk.narrow) store(chunk.narrow + i, w);
         chunk.average[i] = average_decay * chunk.average[i] + (1.0f - average_decay) * w;
     }
 }

@@ -68,11 +68,11 @@ extern "C" __global__ void sum_pixels(unsigned n, unsigned pixels, unsigned chan
 }
 
 // Cosines then sines of t · 10000^(−i/(dim/2)); n is batch · dim/2.
-extern "C" __global__ void sinusoid(unsigned n, unsigned half, const act* t, act* out) {
+extern "C" __global__ void sinusoid(unsigned n, unsigned half, const float* t, act* out) {
     const float log_base = 9.210340371976184f;  // ln 10000
     FOR_EACH(i, n) {
         unsigned sample = i / half, at = i % half;
-        float angle = load(t + sample) * expf(-log_base * (float)at / (float)half);
+        float angle = t[sample] * expf(-log_base * (float)at / (float)half);
         store(out + sample * 2 * half + at, cosf(angle));
         store(out + sample * 2 * half + half + at, sinf(angle));
     }

@@ -2,8 +2,8 @@
 
 // Sums of the columns of rows × columns, one partial sum for each of gridDim.y slices of `slice_rows` rows:
 // partial[slice, column]. A block has 32 columns, 8 rows at a time.
-extern "C" __global__ void column_sums(unsigned rows, unsigned columns, unsigned slice_rows, const act* x,
-                                       float* partial) {
+template <typename T>
+static __device__ void sum_columns(unsigned rows, unsigned columns, unsigned slice_rows, const T* x, float* partial) {
     __shared__ float sums[BLOCK / 32][32];
     unsigned lane = threadIdx.x & 31, line = threadIdx.x >> 5;
     unsigned column = blockIdx.x * 32 + lane;
@@ -21,6 +21,16 @@ extern "C" __global__ void column_sums(unsigned rows, unsigned columns, unsigned
     }
 }
 
+extern "C" __global__ void column_sums(unsigned rows, unsigned columns, unsigned slice_rows, const act* x,
+                                       float* partial) {
+    sum_columns(rows, columns, slice_rows, x, partial);
+}
+
+extern "C" __global__ void column_sums_floats(unsigned rows, unsigned columns, unsigned slice_rows, const float* x,
+                                              float* partial) {
+    sum_columns(rows, columns, slice_rows, x, partial);
+}
+
 // out[i] += Σ_slice partial[slice · stride + offset + i], for i < n.
 extern "C" __global__ void add_partials(unsigned n, unsigned slices, unsigned stride, unsigned offset,
                                         const float* partial, float* out) {
@@ -32,10 +42,17 @@ extern "C" __global__ void add_partials(unsigned n, unsigned slices, unsigned st
 }
 
 // partial[block] = Σ x² over the block's share, in double.
-extern "C" __global__ void square_sums(unsigned n, const float* x, double* partial) {
+template <typename T>
+static __device__ void sum_squares(unsigned n, const T* x, double* partial) {
     __shared__ double sums[BLOCK];
     double sum = 0.0;
-    FOR_EACH(i, n) sum += (double)x[i] * (double)x[i];
+    FOR_EACH(i, n) sum += (double)load(x + i) * (double)load(x + i);
     sum = block_sum_double(sum, sums);
     if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+extern "C" __global__ void square_sums(unsigned n, const act* x, double* partial) { sum_squares(n, x, partial); }
+
+extern "C" __global__ void square_sums_floats(unsigned n, const float* x, double* partial) {
+    sum_squares(n, x, partial);
 }
