@@ -1,5 +1,7 @@
 //! The trainer's random numbers: xoshiro256++ (Blackman & Vigna 2019), whose small state a checkpoint holds.
 
+use crate::backend::philox::Key;
+
 /// A generator with 256 bits of state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Random {
@@ -64,6 +66,11 @@ impl Random {
                 *second = radius * sin;
             }
         }
+    }
+
+    /// A key of numbers that a device computes for itself.
+    pub fn key(&mut self) -> Key {
+        [(); 2].map(|()| (self.next_u64() >> 40) as u32)
     }
 
     /// Puts `items` in random order.

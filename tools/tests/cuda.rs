@@ -1,8 +1,17 @@
 //! The CUDA backend through the command line, on a real GPU where there is one, and on the emulator of
 //! `tools/emulator` where g++ can build it.
 
+#[path = "../../tests/common/mod.rs"]
+mod common;
+mod workshop;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use rissole::Bundle;
+use rissole_train::train::checkpoint::Checkpoint;
+use workshop::workshop;
 
 fn check_device(arguments: &[&str], prepare: impl Fn(&mut Command)) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rissole-train"));
@@ -60,6 +69,45 @@ fn the_emulated_gpu_computes_what_the_cpu_computes_in_any_order_of_threads() {
     for order in ["forward", "reverse", "shuffled"] {
         let steps = if order == "reverse" { "10" } else { "0" };
         passes(&emulated(&dir, &["--steps", steps], &[("RISSOLE_EMULATOR_ORDER", order)]));
+    }
+}
+
+/// Runs a whole recipe in a folder of its own, on the emulator at `device` or else on the CPU; the weights of every stage.
+fn trained(device: Option<&Path>, arguments: &[&str]) -> BTreeMap<String, Vec<f32>> {
+    let dir = workshop();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rissole-train"));
+    command.args(["--threads", "1", "run", "tiny.toml", "--runs", "runs", "--bundle", "bundle"]).args(arguments);
+    command.args(["--device", if device.is_some() { "cuda:0" } else { "cpu" }]).current_dir(dir.path());
+    if let Some(emulator) = device {
+        command.env("LD_LIBRARY_PATH", emulator).arg("--kernel-cache").arg(emulator.join("kernels"));
+    }
+    let output = command.output().unwrap();
+    let text = text(&output);
+    assert!(output.status.success() && !text.contains("kernel by kernel"), "{text}");
+    Bundle::open(dir.path().join("bundle")).unwrap().verify().unwrap();
+    let mut weights = BTreeMap::new();
+    for stage in ["vqgan", "denoiser", "consistency", "decoder"] {
+        let checkpoint = Checkpoint::load(&dir.path().join(format!("runs/tiny/{stage}.ckpt"))).unwrap().unwrap();
+        assert!(checkpoint.is_finite());
+        let values = checkpoint.tensors.into_iter().filter(|(name, _)| name.ends_with("value"));
+        weights.insert(stage.to_owned(), values.flat_map(|(_, values)| values).collect());
+    }
+    weights
+}
+
+#[test]
+fn a_recipe_trains_on_the_emulated_gpu_what_it_trains_on_the_cpu() {
+    let Some(dir) = emulator("recipe") else { return };
+    let expected = trained(None, &[]);
+    for (precision, tolerance) in [("f32", 1e-4), ("bf16", 2e-2)] {
+        let found = trained(Some(&dir), &["--precision", precision]);
+        for (stage, expected) in &expected {
+            let pairs = expected.iter().zip(&found[stage]);
+            let apart = pairs.map(|(e, f)| f64::from(e - f).powi(2)).sum::<f64>().sqrt();
+            let norm = expected.iter().map(|&e| f64::from(e).powi(2)).sum::<f64>().sqrt();
+            println!("{precision}, {stage}: {:.1e} of the weights' norm apart", apart / norm);
+            assert!(found[stage].len() == expected.len() && apart > 0.0 && apart < tolerance * norm, "{apart} {norm}");
+        }
     }
 }
 

@@ -35,6 +35,11 @@ pub fn fill_normal(key: Key, stream: u32, out: &mut [f32]) {
     }
 }
 
+/// Number `i` of those in 0…n−1 that follow from `key`.
+pub fn below(n: u32, key: Key, i: u32) -> u32 {
+    ((u64::from(philox([i, 0, 0, 0], key)[0]) * u64::from(n)) >> 32) as u32
+}
+
 #[cfg(test)]
 mod tests {
     use super::{fill_normal, philox};

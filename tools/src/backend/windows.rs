@@ -202,7 +202,8 @@ pub struct Layout {
     pub settings: WindowSettings,
     /// Neighbours stacked in a condition.
     pub neighbours: usize,
-    /// For every position and cell of its window the latent's cell, at the thumbnail's position its own, or [`OUTSIDE`].
+    /// For every position and cell of its window the latent's cell, at the thumbnail's position its own, or `u32::MAX`
+    /// outside the picture.
     pub window: Vec<u32>,
     /// For every cell of a block its place in the window.
     pub own: Vec<u32>,

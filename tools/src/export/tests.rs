@@ -219,7 +219,7 @@ fn a_straight_through_node_passes_its_input() {
     let mut set = ParamSet::default();
     let mut tape = Tape::new(&cpu, &mut set);
     let x = tape.input("x", [1, 1, 2, 2], &[1.0, 2.0, 3.0, 4.0]);
-    let rounded = tape.straight_through(x, &[0.0; 4]);
+    let rounded = tape.straight_through(x, vec![0.0; 4]);
     let spec = ExportSpec { name: "test", output: (rounded, "y"), weights: Weights::F32 };
     let file = to_onnx_bytes(&tape, &cpu, spec);
     let (dims, found) = run(&file, &[("x", [1, 1, 2, 2])], &[vec![1.0, 2.0, 3.0, 4.0]]);

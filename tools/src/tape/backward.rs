@@ -12,6 +12,11 @@ impl<B: Backend> Tape<'_, B> {
         self.give(id, buffer);
     }
 
+    /// The same with a gradient that is on the device already.
+    pub fn seed_with(&mut self, id: NodeId, grad: B::Buffer) {
+        self.give(id, grad);
+    }
+
     /// Seeds the gradient of the mean over samples of weight · mean (value − target)² at `id`, where `target` has its
     /// shape and `weights` one value a sample. Returns that loss, one value, still on the device.
     pub fn seed_squared_error(&mut self, id: NodeId, target: NodeId, weights: NodeId) -> B::Buffer {
@@ -95,18 +100,17 @@ impl<B: Backend> Tape<'_, B> {
         }
     }
 
-    /// The gradient norm that `grad`, arriving at the convolution `id`, gives its weight; nothing is stored.
-    pub fn conv_weight_grad_norm(&self, id: NodeId, grad: &[f32]) -> f64 {
+    /// `out[0]` = the square of the norm of the gradient that `grad`, arriving at the convolution `id`, gives its weight;
+    /// nothing else is stored.
+    pub fn conv_weight_grad_square(&self, id: NodeId, grad: &B::Buffer, out: &mut B::Buffer) {
         let node = &self.nodes[id.0];
         let Op::Conv { window } = node.op else { unreachable!("{:?} is no convolution", node.op) };
         let (x, weight) = (node.inputs[0], node.inputs[1]);
         let g = self.conv_geometry(x, weight, window);
-        let grad = self.backend.upload_activations(grad);
         let (mut dw, mut db) = (self.backend.zeros(len(self.shape(weight))), self.backend.zeros(g.outputs));
-        self.backend.conv_grad_weight(&g, self.buffer(x), &grad, &mut dw, &mut db);
-        let norm = self.backend.square_sum(&dw).sqrt();
-        [grad, dw, db].into_iter().for_each(|b| self.backend.release(b));
-        norm
+        self.backend.conv_grad_weight(&g, self.buffer(x), grad, &mut dw, &mut db);
+        self.backend.square_sum(&dw, out);
+        [dw, db].into_iter().for_each(|b| self.backend.release(b));
     }
 
     fn propagate(&mut self, i: usize, grad: B::Buffer) {

@@ -222,7 +222,7 @@ fn the_straight_through_estimator_passes_the_gradient_on() {
     let mut set = ParamSet::default();
     let mut tape = Tape::new(&cpu, &mut set);
     let x = tape.input("x", [1, 1, 1, 2], &[0.4, 0.6]);
-    let y = tape.straight_through(x, &[0.0, 1.0]);
+    let y = tape.straight_through(x, vec![0.0, 1.0]);
     assert_eq!(tape.value(y), [0.0, 1.0]);
     tape.seed(y, &[3.0, -1.0]);
     tape.backward();

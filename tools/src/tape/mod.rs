@@ -9,11 +9,10 @@ mod gradient_checks;
 pub mod op;
 mod params;
 
-pub use op::{Op, Shape};
+pub use op::{Op, Shape, len};
 pub use params::{Init, Param, ParamSet};
 
 use crate::backend::{self, Backend, Window};
-use op::len;
 
 /// Index of a node on its tape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -99,9 +98,9 @@ impl<'a, B: Backend> Tape<'a, B> {
         self.backend.download(self.buffer(id))
     }
 
-    /// Mean of the squares of a node's values.
-    pub fn mean_square(&self, id: NodeId) -> f64 {
-        self.backend.square_sum(self.buffer(id)) / len(self.shape(id)) as f64
+    /// The sum of the squares of a node's values: see [`Backend::square_sum`].
+    pub fn square_sum(&self, id: NodeId, out: &mut B::Buffer) {
+        self.backend.square_sum(self.buffer(id), out);
     }
 
     /// Adds `weights` · (a node's value − `from`) to `to`: see [`Backend::add_difference`].
@@ -120,12 +119,24 @@ impl<'a, B: Backend> Tape<'a, B> {
         self.nodes[id.0].grad.as_ref().map(|g| self.backend.download(g))
     }
 
-    fn buffer(&self, id: NodeId) -> &B::Buffer {
+    /// A node's value where it lies.
+    ///
+    /// # Panics
+    /// When [`Self::backward`] has passed it.
+    pub fn buffer(&self, id: NodeId) -> &B::Buffer {
         let node = &self.nodes[id.0];
         match node.op {
             Op::Param { index } => &self.params.params[index].value,
             _ => node.value.as_ref().expect("a node's value is there until backward passes it"),
         }
+    }
+
+    /// The gradient of a named input after [`Self::backward`], taken from the tape.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn take_grad(&mut self, id: NodeId) -> B::Buffer {
+        self.nodes[id.0].grad.take().expect("named inputs keep their gradient")
     }
 
     fn push(&mut self, op: Op, inputs: &[NodeId], shape: Shape, value: Option<B::Buffer>) -> NodeId {
@@ -326,9 +337,8 @@ impl<'a, B: Backend> Tape<'a, B> {
         })
     }
 
-    /// `values` in place of `x`, with x's gradient: see [`Op::StraightThrough`].
-    pub fn straight_through(&mut self, x: NodeId, values: &[f32]) -> NodeId {
-        let value = self.backend.upload_activations(values);
+    /// `value` in place of `x`, with x's gradient: see [`Op::StraightThrough`].
+    pub fn straight_through(&mut self, x: NodeId, value: B::Buffer) -> NodeId {
         self.push(Op::StraightThrough, &[x], self.shape(x), Some(value))
     }
 }

@@ -1,26 +1,16 @@
 //! The codebook: nearest entries, k-means by moving averages (van den Oord et al. 2017, appendix A.1), and
 //! revival of entries that nothing uses.
 
-use crate::backend::cpu::nearest;
+use crate::backend::Book;
+use crate::backend::cpu::{nearest, update_book};
+use crate::backend::philox::Key;
 use crate::random::Random;
 
 /// Decay of the moving averages in training.
 pub const DECAY: f32 = 0.99;
-/// An entry used less often than this (moving average, vectors a step) is moved onto a vector of the batch.
-const DEAD: f32 = 0.05;
 
-/// `size` entries of `channels` values.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Codebook {
-    /// Values of a vector.
-    pub channels: usize,
-    /// Entries, row by row.
-    pub entries: Vec<f32>,
-    /// Moving average of how often each entry is used in a step.
-    pub uses: Vec<f32>,
-    /// Moving average of the sum of vectors that use it.
-    pub sums: Vec<f32>,
-}
+/// A codebook on the host.
+pub type Codebook = Book<Vec<f32>>;
 
 impl Codebook {
     /// Entries drawn from `rows` (each `channels` values) with a little noise, so that no two are equal.
@@ -55,34 +45,10 @@ impl Codebook {
             .collect()
     }
 
-    /// Moves the entries toward the vectors that use them, and dead entries onto random rows. `decay` is that of
-    /// the moving averages; 0 gives a round of k-means. Returns the number of entries revived.
-    pub fn update(&mut self, rows: &[f32], codes: &[u32], decay: f32, random: &mut Random) -> usize {
-        let c = self.channels;
-        let mut uses = vec![0.0f32; self.size()];
-        let mut sums = vec![0.0f32; self.entries.len()];
-        for (row, &code) in rows.chunks_exact(c).zip(codes) {
-            uses[code as usize] += 1.0;
-            sums[code as usize * c..][..c].iter_mut().zip(row).for_each(|(sum, v)| *sum += v);
-        }
-        let blend = |old: &mut [f32], new: &[f32]| {
-            old.iter_mut().zip(new).for_each(|(old, new)| *old = decay * *old + (1.0 - decay) * new);
-        };
-        blend(&mut self.uses, &uses);
-        blend(&mut self.sums, &sums);
-        let mut revived = 0;
-        for i in 0..self.size() {
-            if self.uses[i] < DEAD {
-                let row = &rows[random.below(codes.len()) * c..][..c];
-                self.uses[i] = 1.0;
-                self.sums[i * c..][..c].copy_from_slice(row);
-                revived += 1;
-            }
-            for j in i * c..(i + 1) * c {
-                self.entries[j] = self.sums[j] / self.uses[i];
-            }
-        }
-        revived
+    /// Moves the entries toward the vectors that use them, and dead entries onto rows that follow from `key`. `decay` is
+    /// that of the moving averages; 0 gives a round of k-means. Returns the number of entries revived.
+    pub fn update(&mut self, rows: &[f32], codes: &[u32], decay: f32, key: Key) -> usize {
+        update_book(decay, rows, codes, key, self)
     }
 
     /// A codebook of `size` for `rows` by `rounds` of k-means (Lloyd), dead entries revived.
@@ -90,7 +56,7 @@ impl Codebook {
         let mut book = Self::from_rows(size, channels, rows, random);
         for _ in 0..rounds {
             let codes = book.assign(rows);
-            book.update(rows, &codes, 0.0, random);
+            book.update(rows, &codes, 0.0, random.key());
         }
         book
     }
@@ -131,7 +97,7 @@ mod tests {
         let mut revived = 0;
         for _ in 0..2_000 {
             let codes = book.assign(&rows);
-            revived += book.update(&rows, &codes, DECAY, &mut random);
+            revived += book.update(&rows, &codes, DECAY, random.key());
         }
         assert!(revived > 0);
         let mut centres: Vec<_> = book.entries.chunks_exact(2).map(|e| (e[0].round(), e[1].round())).collect();

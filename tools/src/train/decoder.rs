@@ -11,12 +11,12 @@ use super::checkpoint::{Checkpoint, settings_hash};
 use super::optimizer::OptimizerConfig;
 use super::perceptual::PerceptualTraining;
 use super::picture_loss::{DiscriminatorTraining, ErrorWeights, PictureErrors, PictureLoss};
-use super::vqgan::{Vqgan, VqganTraining};
-use crate::backend::Backend;
+use super::vqgan::{Vqgan, VqganTraining, float_input};
+use crate::backend::{AdamW, Backend, Pace};
 use crate::model::layers::Maker;
 use crate::model::vqgan::{Decoder, VqganConfig};
 use crate::random::Random;
-use crate::tape::{ParamSet, Tape};
+use crate::tape::{ParamSet, Tape, len};
 
 /// Settings of a recipe's `[decoder]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,6 +58,22 @@ pub struct DecoderTrainer<'a, B: Backend> {
     pub step: u64,
     /// Draws batches.
     pub random: Random,
+    inputs: Option<Inputs<B>>,
+    recording: B::Recording,
+}
+
+/// What a step is told, in buffers that stay where they are.
+#[derive(Debug)]
+struct Inputs<B: Backend> {
+    /// Of the pictures.
+    shape: [usize; 4],
+    /// Whether the critic is at work.
+    adversarial: bool,
+    /// Latents, floats.
+    latents: B::Buffer,
+    /// Pictures, floats.
+    images: B::Buffer,
+    pace: B::Buffer,
 }
 
 impl<'a, B: Backend> DecoderTrainer<'a, B> {
@@ -80,33 +96,69 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
             loss,
             step: 0,
             random,
+            inputs: None,
+            recording: B::Recording::default(),
         }
     }
 
     /// One step on `latents`, `[N,height/d,width/d,C]`, of `images`, `[N,height,width,3]` in −1…1.
     ///
     /// # Errors
-    /// As [`Backend::check`] and [`PictureLoss::grad`].
+    /// As [`Backend::check`] and [`PictureLoss::prepare`].
     pub fn train(&mut self, latents: &[f32], images: &[f32], height: usize, width: usize) -> Result<PictureErrors> {
         self.step += 1;
-        let batch = images.len() / (height * width * 3);
-        let shape = [batch, height, width, 3];
+        let optimizer = self.config.optimizer.adamw();
+        let pace = self.config.optimizer.at(self.step, self.config.steps);
+        let shape = [images.len() / (height * width * 3), height, width, 3];
+        let adversarial = self.loss.prepare(shape, &optimizer, &pace)?;
+        let mut inputs = self.inputs_for(shape, adversarial);
+        self.backend.write(latents, &mut inputs.latents);
+        self.backend.write(images, &mut inputs.images);
+        self.backend.write(&pace.words(&optimizer), &mut inputs.pace);
+        let mut recording = std::mem::take(&mut self.recording);
+        self.backend.repeat(&mut recording, || self.compute(&inputs, &optimizer));
+        self.recording = recording;
+        self.inputs = Some(inputs);
+        let errors = self.loss.measured(adversarial);
+        self.backend.check_batch(shape[0])?;
+        Ok(errors)
+    }
+
+    /// Buffers for steps of that kind.
+    fn inputs_for(&mut self, shape: [usize; 4], adversarial: bool) -> Inputs<B> {
+        let kept = self.inputs.take().filter(|kept| (kept.shape, kept.adversarial) == (shape, adversarial));
+        kept.unwrap_or_else(|| {
+            self.recording = B::Recording::default();
+            Inputs {
+                shape,
+                adversarial,
+                latents: self.backend.alloc_floats(len(self.latent_shape(shape))),
+                images: self.backend.alloc_floats(len(shape)),
+                pace: self.backend.alloc_floats(Pace::WORDS),
+            }
+        })
+    }
+
+    /// Shape of the latents of pictures of `shape`.
+    fn latent_shape(&self, [batch, height, width, _]: [usize; 4]) -> [usize; 4] {
         let down = self.model.downsampling();
-        self.set.clear_grads(self.backend);
-        let mut tape = Tape::new(self.backend, &mut self.set);
-        let input = tape.input("", [batch, height / down, width / down, self.model.latent_channels], latents);
+        [batch, height / down, width / down, self.model.latent_channels]
+    }
+
+    /// All of a step that the device does.
+    fn compute(&mut self, inputs: &Inputs<B>, optimizer: &AdamW) {
+        let (backend, latent) = (self.backend, self.latent_shape(inputs.shape));
+        self.set.clear_grads(backend);
+        let mut tape = Tape::new(backend, &mut self.set);
+        let input = float_input(backend, &mut tape, &inputs.latents, latent);
         let decoded = self.decoder.apply(&mut tape, input);
-        let fake = tape.value(decoded.image);
-        let (grad, mut errors) = self.loss.grad(self.step, &tape, decoded, (&fake, images), shape)?;
-        tape.seed(decoded.image, &grad);
+        let fake = self.loss.seed(&mut tape, decoded, &inputs.images, inputs.adversarial);
         tape.backward();
         drop(tape);
-        let optimizer = &self.config.optimizer;
-        let (settings, pace) = (optimizer.adamw(), optimizer.at(self.step, self.config.steps));
-        self.set.update(self.backend, &settings, &pace);
-        errors.discriminator = self.loss.train_critic((&fake, images), shape, (&settings, &pace));
-        self.backend.check_batch(batch)?;
-        Ok(errors)
+        self.set.update_at(backend, optimizer, &inputs.pace);
+        if let Some(fake) = fake {
+            self.loss.train_critic(fake, &inputs.images, inputs.shape, optimizer);
+        }
     }
 
     /// The decoder's moving average as its weights.

@@ -10,7 +10,7 @@ use super::Trainer;
 use super::checkpoint::{Checkpoint, settings_hash};
 use super::consistency::{ConsistencyTraining, Pairs};
 use super::group::Group;
-use super::latents::{BatchSettings, key};
+use super::latents::BatchSettings;
 use super::optimizer::OptimizerConfig;
 use crate::backend::windows::{self, Batch, LatentSet, Subject, WindowSettings};
 use crate::backend::{Backend, Pace};
@@ -272,7 +272,7 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
             backend.write(&Subject::words(subjects), buffer);
         }
         // Masks follow from the step, so that a run that goes on from a checkpoint drops what it would have dropped.
-        let seed = key(&mut Random::new(self.seed.wrapping_add(self.step)));
+        let seed = Random::new(self.seed.wrapping_add(self.step)).key();
         backend.write(&seed.map(|part| part as f32), &mut inputs.seed);
         let pace = self.optimizer.at(self.step, self.steps);
         backend.write(&pace.words(&self.optimizer.adamw()), &mut inputs.pace);

@@ -5,7 +5,6 @@ use std::ops::Range;
 use rissole::BlockGrid;
 use rissole::bundle::manifest::{NeighbourSource, Prediction};
 
-use crate::backend::philox::Key;
 use crate::backend::windows::{LatentSet, Subject, WindowSettings};
 use crate::random::Random;
 
@@ -80,7 +79,7 @@ impl<'a> Sampler<'a> {
         let image = random.below(self.images);
         let position = self.position(random);
         let timestep = random.below(self.settings.alphas.len());
-        let key = key(random);
+        let key = random.key();
         let without_neighbours = windows.source == NeighbourSource::Database && random.uniform() < neighbour_dropout;
         let thumbnail_deviation = thumbnail_noise * random.uniform();
         let subject = Subject {
@@ -125,11 +124,6 @@ impl<'a> Sampler<'a> {
             Prediction::V => snr.min(cap) / (snr + 1.0),
         }
     }
-}
-
-/// Numbers that a float holds.
-pub(super) fn key(random: &mut Random) -> Key {
-    [(); 2].map(|()| (random.next_u64() >> 40) as u32)
 }
 
 #[cfg(test)]

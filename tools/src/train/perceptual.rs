@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
 use crate::model::frozen::Frozen;
+use crate::tape::len;
 
 /// Settings of the perceptual loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,31 +81,50 @@ impl<'a, B: Backend> Perceptual<'a, B> {
         self.network.check(height, width)
     }
 
-    /// Gradient of the loss at `fake` against `real`, both `[N,H,W,3]` in −1…1, and the loss.
+    /// Adds to `grad` the gradient of the loss at `fake` (activations) against `real` (floats), both `[N,H,W,3]` in −1…1;
+    /// `loss[0]` gets the loss.
     ///
     /// # Panics
     /// With pictures that [`Self::check`] does not let pass.
-    pub fn grad(&mut self, fake: &[f32], real: &[f32], shape: [usize; 4]) -> (Vec<f32>, f64) {
-        let batch = shape[0];
-        let (factor, summand) = self.input;
-        let scaled = |picture: &[f32]| picture.iter().map(|v| factor * v + summand).collect::<Vec<f32>>();
-        let (mut tape, network) = self.network.tape(self.backend);
+    pub fn add_grad(
+        &mut self,
+        fake: &B::Buffer,
+        real: &B::Buffer,
+        shape: [usize; 4],
+        grad: &mut B::Buffer,
+        loss: &mut B::Buffer,
+    ) {
+        let (backend, (factor, summand)) = (self.backend, self.input);
+        let scaled = |picture: &B::Buffer| {
+            let mut out = backend.alloc(len(shape));
+            backend.affine(factor, summand, picture, &mut out);
+            out
+        };
+        let mut right = backend.alloc(len(shape));
+        backend.convert(real, &mut right);
+        let (mut tape, network) = self.network.tape(backend);
         let [fake, real] =
-            [("fake", fake), ("", real)].map(|(name, picture)| tape.input(name, shape, &scaled(picture)));
+            [("fake", fake), ("", &right)].map(|(name, picture)| tape.device_input(name, shape, scaled(picture)));
+        backend.release(right);
         let found = network.apply(&mut tape, fake);
         let right = network.apply(&mut tape, real);
-        let mut loss = 0.0;
+        backend.clear(loss);
+        let mut squares = backend.alloc_floats(1);
         for ((&found, &right), &weight) in found.iter().zip(&right).zip(&self.weights) {
+            tape.square_sum(right, &mut squares);
             // No feature at all: nothing that an error could be measured by.
-            let weight = weight / tape.mean_square(right).max(1e-12) as f32;
-            let weights = tape.device_input("", [batch, 1, 1, 1], self.backend.upload(&vec![weight; batch]));
+            let mut weights = backend.alloc_floats(shape[0]);
+            backend.over_mean_square(weight, len(tape.shape(right)), &squares, &mut weights);
+            let weights = tape.device_input("", [shape[0], 1, 1, 1], weights);
             let error = tape.seed_squared_error(found, right, weights);
-            loss += f64::from(self.backend.download(&error)[0]);
-            self.backend.release(error);
+            backend.accumulate(&error, loss);
+            backend.release(error);
         }
         tape.backward();
-        let grad = tape.grad(fake).expect("named inputs keep their gradient");
-        (grad.iter().map(|g| factor * g).collect(), loss)
+        let (at_input, mut more) = (tape.take_grad(fake), backend.alloc(len(shape)));
+        backend.affine(factor, 0.0, &at_input, &mut more);
+        backend.accumulate(&more, grad);
+        [squares, at_input, more].into_iter().for_each(|buffer| backend.release(buffer));
     }
 }
 
@@ -161,6 +181,12 @@ mod tests {
         }
     }
 
+    fn grad_of(loss: &mut Perceptual<Cpu>, fake: &Vec<f32>, real: &Vec<f32>) -> (Vec<f32>, f64) {
+        let (mut grad, mut value) = (vec![0.0; fake.len()], vec![f32::NAN]);
+        loss.add_grad(fake, real, SHAPE, &mut grad, &mut value);
+        (grad, f64::from(value[0]))
+    }
+
     #[test]
     fn the_gradient_is_that_of_finite_differences() {
         let dir = folder("gradient");
@@ -169,15 +195,15 @@ mod tests {
         loss.check(SHAPE[1], SHAPE[2]).unwrap();
         let mut random = Random::new(2);
         let (fake, real) = (drawn(&mut random), drawn(&mut random));
-        let (grad, value) = loss.grad(&fake, &real, SHAPE);
+        let (grad, value) = grad_of(&mut loss, &fake, &real);
         assert!(value > 0.1, "{value}");
-        assert_eq!(loss.grad(&real, &real, SHAPE).1, 0.0);
+        assert_eq!(grad_of(&mut loss, &real, &real).1, 0.0);
         // Along a direction, since a single pixel's part is lost in the rounding.
         for _ in 0..8 {
             let direction = drawn(&mut random);
             let moved = |by: f32| fake.iter().zip(&direction).map(|(f, d)| f + by * d).collect::<Vec<f32>>();
             let step = 2e-3;
-            let [above, below] = [step, -step].map(|by| loss.grad(&moved(by), &real, SHAPE).1);
+            let [above, below] = [step, -step].map(|by| grad_of(&mut loss, &moved(by), &real).1);
             let slope = (above - below) / f64::from(2.0 * step);
             let expected: f64 = grad.iter().zip(&direction).map(|(g, d)| f64::from(g * d)).sum();
             assert!((slope - expected).abs() < 0.02 * (1.0 + expected.abs()), "{slope} {expected}");
@@ -195,7 +221,7 @@ mod tests {
             let mut settings = settings(&dir, factor);
             // With one layer the factor is common to all features.
             settings.layers.remove(0);
-            Perceptual::open(&backend, &settings).unwrap().grad(&fake, &real, SHAPE).1
+            grad_of(&mut Perceptual::open(&backend, &settings).unwrap(), &fake, &real).1
         };
         let (one, other) = (value(1.0), value(30.0));
         assert!((one / other - 1.0).abs() < 1e-4, "{one} {other}");

@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::Checkpoint;
 use super::perceptual::{Perceptual, PerceptualTraining};
-use crate::backend::{AdamW, Backend, Pace, Plane};
+use crate::backend::{AdamW, Backend, Pace, PictureError, Plane};
 use crate::model::discriminator::Discriminator;
 use crate::model::layers::Maker;
 use crate::model::vqgan::Decoded;
 use crate::random::Random;
-use crate::tape::{NodeId, ParamSet, Tape};
+use crate::tape::{NodeId, ParamSet, Tape, len};
 
 /// Weights of the errors of a picture beside its mean absolute error, which counts 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -62,6 +62,19 @@ pub struct PictureLoss<'a, B: Backend> {
     opened: Option<Perceptual<'a, B>>,
     critic: Option<(Discriminator, DiscriminatorTraining)>,
     critic_set: ParamSet<B>,
+    measured: Measured<B>,
+    /// Pace of the critic.
+    pace: B::Buffer,
+}
+
+/// What a step saw, on the device.
+#[derive(Debug)]
+struct Measured<B: Backend> {
+    /// Absolute and squared.
+    errors: B::Buffer,
+    perceptual: B::Buffer,
+    adversarial_weight: B::Buffer,
+    discriminator: B::Buffer,
 }
 
 impl<'a, B: Backend> PictureLoss<'a, B> {
@@ -76,62 +89,91 @@ impl<'a, B: Backend> PictureLoss<'a, B> {
         let mut critic_set = ParamSet::default();
         let mut maker = Maker { backend, set: &mut critic_set, random };
         let critic = discriminator.map(|settings| (Discriminator::new(&mut maker, settings.width), settings.clone()));
-        Self { backend, weights, perceptual: perceptual.cloned(), opened: None, critic, critic_set }
+        let measured = Measured {
+            errors: backend.zeros(2),
+            perceptual: backend.zeros(1),
+            adversarial_weight: backend.zeros(1),
+            discriminator: backend.zeros(1),
+        };
+        let pace = backend.zeros(Pace::WORDS);
+        Self { backend, weights, perceptual: perceptual.cloned(), opened: None, critic, critic_set, measured, pace }
     }
 
-    /// Gradient of the loss at the picture `decoded`, whose values are `fake`, against `real`; both of `shape`.
+    /// Before a step at `pace` on pictures of `shape`: gets ready what it needs. Returns whether the critic is at work.
     ///
     /// # Errors
     /// As [`Perceptual::open`] and [`Perceptual::check`].
-    pub fn grad(
-        &mut self,
-        step: u64,
-        tape: &Tape<B>,
-        decoded: Decoded,
-        (fake, real): (&[f32], &[f32]),
-        shape: [usize; 4],
-    ) -> Result<(Vec<f32>, PictureErrors)> {
-        let (mut grad, mut errors) = error_grad(fake, real, shape, self.weights);
-        if let Some(perceptual) = self.perceptual(shape)? {
-            let (more, loss) = perceptual.grad(fake, real, shape);
-            grad.iter_mut().zip(&more).for_each(|(g, m)| *g += m);
-            errors.perceptual = loss;
-        }
-        if let Some((critic, settings)) = self.critic.as_ref().filter(|(_, c)| step > c.from) {
-            let from_critic = generator_grad(self.backend, &mut self.critic_set, critic, fake, shape);
-            let last = |grad: &[f32]| gradient_at_last(self.backend, tape, decoded.last, grad, shape);
-            let adaptive = (last(&grad) / (last(&from_critic) + 1e-4)).min(1e4);
-            errors.adversarial_weight = adaptive * f64::from(settings.weight);
-            let weight = errors.adversarial_weight as f32;
-            grad.iter_mut().zip(&from_critic).for_each(|(g, a)| *g += weight * a);
-        }
-        Ok((grad, errors))
-    }
-
-    /// The perceptual loss, where there is one, ready for pictures of `shape`.
-    fn perceptual(&mut self, [_, height, width, _]: [usize; 4]) -> Result<Option<&mut Perceptual<'a, B>>> {
+    pub fn prepare(&mut self, shape: [usize; 4], optimizer: &AdamW, pace: &Pace) -> Result<bool> {
         if let (Some(settings), None) = (&self.perceptual, &self.opened) {
             let opened = Perceptual::open(self.backend, settings)?;
-            opened.check(height, width)?;
+            opened.check(shape[1], shape[2])?;
             self.opened = Some(opened);
         }
-        Ok(self.opened.as_mut())
+        let Some((_, settings)) = self.critic.as_ref().filter(|(_, critic)| pace.step > critic.from) else {
+            return Ok(false);
+        };
+        let pace = Pace { rate: settings.rate.unwrap_or(pace.rate), ..*pace };
+        self.backend.write(&pace.words(optimizer), &mut self.pace);
+        Ok(true)
     }
 
-    /// Trains the critic, where it is at work, on the pictures of this step. Returns its hinge loss.
-    pub fn train_critic(
+    /// Seeds the gradient of the loss at the picture `decoded` against `real` (floats). With `adversarial` the critic has
+    /// its say, and a copy of the picture is returned for [`Self::train_critic`].
+    pub fn seed(
         &mut self,
-        (fake, real): (&[f32], &[f32]),
-        shape: [usize; 4],
-        (optimizer, pace): (&AdamW, &Pace),
-    ) -> f64 {
-        let Some((critic, settings)) = self.critic.as_ref().filter(|(_, c)| pace.step > c.from) else {
-            return 0.0;
-        };
-        let loss = hinge(self.backend, &mut self.critic_set, critic, real, fake, shape);
-        let rate = settings.rate.unwrap_or(pace.rate);
-        self.critic_set.update(self.backend, optimizer, &Pace { rate, ..*pace });
-        loss
+        tape: &mut Tape<B>,
+        decoded: Decoded,
+        real: &B::Buffer,
+        adversarial: bool,
+    ) -> Option<B::Buffer> {
+        let (backend, shape) = (self.backend, tape.shape(decoded.image));
+        let [batch, height, width, channels] = shape;
+        let plane = Plane { batch, height, width, channels };
+        let ErrorWeights { squared, differences } = self.weights;
+        let mut grad = backend.alloc(len(shape));
+        let geometry = PictureError { plane, squared, differences };
+        let fake = tape.buffer(decoded.image);
+        backend.picture_error(&geometry, fake, real, &mut grad, &mut self.measured.errors);
+        if let Some(perceptual) = &mut self.opened {
+            perceptual.add_grad(fake, real, shape, &mut grad, &mut self.measured.perceptual);
+        }
+        let critic = self.critic.as_ref().filter(|_| adversarial);
+        let copy = critic.map(|(critic, settings)| {
+            let mut copy = backend.alloc(len(shape));
+            backend.copy(fake, &mut copy);
+            let from_critic = generator_grad(backend, &mut self.critic_set, critic, fake, shape);
+            let squares = [&grad, &from_critic].map(|grad| gradient_at_last(backend, tape, decoded.last, grad, plane));
+            let weight = &mut self.measured.adversarial_weight;
+            backend.adaptive_weight(settings.weight, &squares[0], &squares[1], weight);
+            backend.add_scaled(weight, &from_critic, &mut grad);
+            squares.into_iter().chain([from_critic]).for_each(|buffer| backend.release(buffer));
+            copy
+        });
+        tape.seed_with(decoded.image, grad);
+        copy
+    }
+
+    /// Trains the critic, where there is one, on the picture that [`Self::seed`] returned and on `real` (floats).
+    pub fn train_critic(&mut self, fake: B::Buffer, real: &B::Buffer, shape: [usize; 4], optimizer: &AdamW) {
+        let Some((critic, _)) = &self.critic else { return };
+        let mut right = self.backend.alloc(len(shape));
+        self.backend.convert(real, &mut right);
+        hinge(self.backend, &mut self.critic_set, critic, [right, fake], shape, &mut self.measured.discriminator);
+        self.critic_set.update_at(self.backend, optimizer, &self.pace);
+    }
+
+    /// What the last step saw; with `adversarial` also of the critic.
+    pub fn measured(&self, adversarial: bool) -> PictureErrors {
+        let read = |buffer: &B::Buffer| self.backend.download(buffer).into_iter().map(f64::from).collect::<Vec<_>>();
+        let of_critic = |buffer: &B::Buffer| if adversarial { read(buffer)[0] } else { 0.0 };
+        let errors = read(&self.measured.errors);
+        PictureErrors {
+            absolute: errors[0],
+            squared: errors[1],
+            perceptual: read(&self.measured.perceptual)[0],
+            adversarial_weight: of_critic(&self.measured.adversarial_weight),
+            discriminator: of_critic(&self.measured.discriminator),
+        }
     }
 
     /// Adds the critic to a checkpoint.
@@ -148,103 +190,64 @@ impl<'a, B: Backend> PictureLoss<'a, B> {
     }
 }
 
-/// Mean square of `count` differences.
-pub fn mean_square(differences: impl Iterator<Item = f32>, count: usize) -> f64 {
-    differences.map(|d| f64::from(d) * f64::from(d)).sum::<f64>() / count as f64
-}
-
-fn sign(x: f32) -> f32 {
-    if x == 0.0 { 0.0 } else { x.signum() }
-}
-
-/// Gradient at `fake` of its weighted errors against `real`.
-fn error_grad(fake: &[f32], real: &[f32], shape: [usize; 4], weights: ErrorWeights) -> (Vec<f32>, PictureErrors) {
-    let share = 1.0 / fake.len() as f32;
-    let wrong: Vec<f32> = fake.iter().zip(real).map(|(f, r)| f - r).collect();
-    let mut grad: Vec<f32> = wrong.iter().map(|&d| share * (sign(d) + 2.0 * weights.squared * d)).collect();
-    if weights.differences > 0.0 {
-        add_difference_grad(&mut grad, &wrong, shape, weights.differences * share);
-    }
-    let errors = PictureErrors {
-        absolute: wrong.iter().map(|d| f64::from(d.abs())).sum::<f64>() / wrong.len() as f64,
-        squared: mean_square(wrong.iter().copied(), wrong.len()),
-        ..PictureErrors::default()
-    };
-    (grad, errors)
-}
-
-/// Adds the gradient of `share` · Σ |wrong at a pixel − wrong at the next|, next being right and below.
-fn add_difference_grad(grad: &mut [f32], wrong: &[f32], [_, height, width, channels]: [usize; 4], share: f32) {
-    let row = width * channels;
-    let pictures = grad.chunks_exact_mut(height * row).zip(wrong.chunks_exact(height * row));
-    for (grad, wrong) in pictures {
-        let mut add = |at: usize, next: usize| {
-            let slope = share * sign(wrong[at] - wrong[next]);
-            grad[at] += slope;
-            grad[next] -= slope;
-        };
-        for at in 0..wrong.len() {
-            if at % row + channels < row {
-                add(at, at + channels);
-            }
-            if at + row < wrong.len() {
-                add(at, at + row);
-            }
-        }
-    }
-}
-
 /// Gradient of −mean critic(fake) with respect to the picture. The critic itself gets none.
 fn generator_grad<B: Backend>(
     backend: &B,
     set: &mut ParamSet<B>,
     critic: &Discriminator,
-    fake: &[f32],
+    fake: &B::Buffer,
     shape: [usize; 4],
-) -> Vec<f32> {
+) -> B::Buffer {
+    let mut picture = backend.alloc(len(shape));
+    backend.copy(fake, &mut picture);
     let mut tape = Tape::new(backend, set).frozen();
-    let input = tape.input("image", shape, fake);
+    let input = tape.device_input("image", shape, picture);
     let scores = critic.apply(&mut tape, input);
-    let count = tape.value(scores).len();
-    tape.seed(scores, &vec![-1.0 / count as f32; count]);
+    let count = len(tape.shape(scores));
+    let mut grad = backend.alloc(count);
+    backend.fill(-1.0 / count as f32, &mut grad);
+    tape.seed_with(scores, grad);
     tape.backward();
-    tape.grad(input).expect("named inputs keep their gradient")
+    tape.take_grad(input)
 }
 
-/// Norm of the gradient that `grad` of the picture gives the weights of the decoder's last layer.
-fn gradient_at_last<B: Backend>(backend: &B, tape: &Tape<B>, last: NodeId, grad: &[f32], image: [usize; 4]) -> f64 {
-    let [batch, height, width, channels] = image;
+/// Square of the norm of the gradient that `grad` of the picture gives the weights of the decoder's last layer.
+fn gradient_at_last<B: Backend>(
+    backend: &B,
+    tape: &Tape<B>,
+    last: NodeId,
+    grad: &B::Buffer,
+    image: Plane,
+) -> B::Buffer {
+    let Plane { batch, height, width, channels } = image;
     let plane = Plane { batch, height: height / 2, width: width / 2, channels: 4 * channels };
-    let (wide, mut deep) = (backend.upload_activations(grad), backend.alloc(grad.len()));
-    backend.space_to_depth(&plane, &wide, &mut deep);
-    let norm = tape.conv_weight_grad_norm(last, &backend.download(&deep));
-    [wide, deep].into_iter().for_each(|b| backend.release(b));
-    norm
+    let (mut deep, mut square) = (backend.alloc(batch * height * width * channels), backend.alloc_floats(1));
+    backend.space_to_depth(&plane, grad, &mut deep);
+    tape.conv_weight_grad_square(last, &deep, &mut square);
+    backend.release(deep);
+    square
 }
 
-/// Hinge loss of the critic on real and fake pictures, its gradients left in `set`.
+/// Hinge loss of the critic on pictures, real and fake, into `loss`; its gradients are left in `set`.
 fn hinge<B: Backend>(
     backend: &B,
     set: &mut ParamSet<B>,
     critic: &Discriminator,
-    real: &[f32],
-    fake: &[f32],
+    pictures: [B::Buffer; 2],
     shape: [usize; 4],
-) -> f64 {
+    loss: &mut B::Buffer,
+) {
     set.clear_grads(backend);
-    let mut loss = 0.0;
-    for (images, sign) in [(real, 1.0f32), (fake, -1.0)] {
+    backend.clear(loss);
+    for (picture, sign) in pictures.into_iter().zip([1.0f32, -1.0]) {
         let mut tape = Tape::new(backend, set);
-        let input = tape.input("", shape, images);
+        let input = tape.device_input("", shape, picture);
         let scores = critic.apply(&mut tape, input);
-        let values = tape.value(scores);
-        let share = 0.5 / values.len() as f32;
-        loss += values.iter().map(|v| f64::from(share * (1.0 - sign * v).max(0.0))).sum::<f64>();
-        let grad: Vec<f32> = values.iter().map(|v| if sign * v < 1.0 { -sign * share } else { 0.0 }).collect();
-        tape.seed(scores, &grad);
+        let mut grad = backend.alloc(len(tape.shape(scores)));
+        backend.hinge(sign, tape.buffer(scores), &mut grad, loss);
+        tape.seed_with(scores, grad);
         tape.backward();
     }
-    loss
 }
 
 #[cfg(test)]

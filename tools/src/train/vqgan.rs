@@ -10,12 +10,12 @@ use super::checkpoint::{Checkpoint, settings_hash};
 use super::codebook::{self, Codebook};
 use super::optimizer::OptimizerConfig;
 use super::perceptual::PerceptualTraining;
-use super::picture_loss::{DiscriminatorTraining, ErrorWeights, PictureErrors, PictureLoss, mean_square};
-use crate::backend::Backend;
+use super::picture_loss::{DiscriminatorTraining, ErrorWeights, PictureErrors, PictureLoss};
+use crate::backend::{AdamW, Backend, Book, Pace};
 use crate::model::layers::Maker;
 use crate::model::vqgan::{Decoder, Encoder, VqganConfig};
 use crate::random::Random;
-use crate::tape::{NodeId, ParamSet, Tape};
+use crate::tape::{NodeId, ParamSet, Tape, len};
 
 /// Settings of a recipe's `[vqgan]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,12 +66,41 @@ pub struct VqganTrainer<'a, B: Backend> {
     set: ParamSet<B>,
     encoder: Encoder,
     decoder: Decoder,
-    codebook: Option<Codebook>,
+    codebook: Option<Book<B::Buffer>>,
     loss: PictureLoss<'a, B>,
     /// Steps done.
     pub step: u64,
     /// Draws batches, initial codes and revivals.
     pub random: Random,
+    inputs: Option<Inputs<B>>,
+    recording: B::Recording,
+}
+
+/// What a step is told, in buffers that stay where they are, and what it tells.
+#[derive(Debug)]
+struct Inputs<B: Backend> {
+    kind: Kind,
+    /// Pictures, floats.
+    images: B::Buffer,
+    pace: B::Buffer,
+    /// What revivals follow from.
+    key: B::Buffer,
+    /// Weight of the commitment loss of each sample.
+    commitment_weights: B::Buffer,
+    /// That loss, weighted.
+    commitment: B::Buffer,
+    revived: B::Buffer,
+}
+
+/// What of a step changes what it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Kind {
+    /// Of the pictures.
+    shape: [usize; 4],
+    /// Whether latents are quantized.
+    quantizes: bool,
+    /// Whether the critic is at work.
+    adversarial: bool,
 }
 
 impl<'a, B: Backend> VqganTrainer<'a, B> {
@@ -85,14 +114,28 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         let weights = ErrorWeights { squared: config.squared_weight, differences: 0.0 };
         let loss =
             PictureLoss::new(backend, weights, config.perceptual.as_ref(), config.discriminator.as_ref(), &mut random);
-        Self { backend, config: config.clone(), seed, set, encoder, decoder, codebook: None, loss, step: 0, random }
+        Self {
+            backend,
+            config: config.clone(),
+            seed,
+            set,
+            encoder,
+            decoder,
+            codebook: None,
+            loss,
+            step: 0,
+            random,
+            inputs: None,
+            recording: B::Recording::default(),
+        }
     }
 
     /// The networks with the moving average of their weights, for encoding, evaluation and export.
     pub fn into_averaged(mut self) -> Result<Vqgan<'a, B>> {
-        let codebook = self.codebook.take().ok_or_else(|| {
+        let book = self.codebook.take().ok_or_else(|| {
             Error::Usage("the VQ-GAN has no codebook yet: train for more steps than quantize_from".into())
         })?;
+        let codebook = on_host(self.backend, &book);
         self.set.swap_averages();
         Ok(Vqgan { backend: self.backend, set: self.set, encoder: self.encoder, decoder: self.decoder, codebook })
     }
@@ -100,49 +143,88 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
     /// One step on `images`, `[N,height,width,3]` in −1…1.
     ///
     /// # Errors
-    /// As [`Backend::check`] and [`PictureLoss::grad`].
+    /// As [`Backend::check`] and [`PictureLoss::prepare`].
     pub fn train(&mut self, images: &[f32], height: usize, width: usize) -> Result<VqganLosses> {
         self.step += 1;
-        let batch = images.len() / (height * width * 3);
-        let shape = [batch, height, width, 3];
-        let mut losses = VqganLosses::default();
-        self.set.clear_grads(self.backend);
-        let mut tape = Tape::new(self.backend, &mut self.set);
-        let input = tape.input("", shape, images);
-        let latent = self.encoder.apply(&mut tape, input);
-        let (decoded_from, commitment_grad) = if self.step > self.config.quantize_from {
-            let rows = tape.value(latent);
-            let model = &self.config.model;
-            let codebook = self.codebook.get_or_insert_with(|| {
-                Codebook::from_rows(model.codebook_size, model.latent_channels, &rows, &mut self.random)
-            });
-            let codes = tape.nearest(latent, &codebook.entries);
-            let nearest = codebook.look_up(&codes);
-            losses.revived = codebook.update(&rows, &codes, codebook::DECAY, &mut self.random);
-            let scale = 2.0 * self.config.commitment / rows.len() as f32;
-            let grad: Vec<f32> = rows.iter().zip(&nearest).map(|(z, e)| scale * (z - e)).collect();
-            losses.commitment = mean_square(rows.iter().zip(&nearest).map(|(z, e)| z - e), rows.len());
-            (tape.straight_through(latent, &nearest), Some(grad))
-        } else {
-            (latent, None)
-        };
-        let decoded = self.decoder.apply(&mut tape, decoded_from);
-        let fake = tape.value(decoded.image);
-
-        let (grad, errors) = self.loss.grad(self.step, &tape, decoded, (&fake, images), shape)?;
-        losses.picture = errors;
-        tape.seed(decoded.image, &grad);
-        if let Some(grad) = &commitment_grad {
-            tape.seed(latent, grad);
+        let optimizer = self.config.optimizer.adamw();
+        let pace = self.config.optimizer.at(self.step, self.config.steps);
+        let shape = [images.len() / (height * width * 3), height, width, 3];
+        let adversarial = self.loss.prepare(shape, &optimizer, &pace)?;
+        let kind = Kind { shape, quantizes: self.step > self.config.quantize_from, adversarial };
+        let mut inputs = self.inputs_for(kind);
+        self.backend.write(images, &mut inputs.images);
+        self.backend.write(&pace.words(&optimizer), &mut inputs.pace);
+        if kind.quantizes {
+            self.begin_codebook(&inputs);
+            let key = self.random.key();
+            self.backend.write(&key.map(|part| part as f32), &mut inputs.key);
         }
+        let mut recording = std::mem::take(&mut self.recording);
+        self.backend.repeat(&mut recording, || self.compute(&mut inputs, &optimizer));
+        self.recording = recording;
+
+        let read = |buffer: &B::Buffer| f64::from(self.backend.download(buffer)[0]);
+        let mut losses = VqganLosses { picture: self.loss.measured(adversarial), ..VqganLosses::default() };
+        if kind.quantizes {
+            losses.commitment = read(&inputs.commitment) / f64::from(self.config.commitment.max(f32::MIN_POSITIVE));
+            losses.revived = read(&inputs.revived) as usize;
+        }
+        self.inputs = Some(inputs);
+        self.backend.check_batch(shape[0])?;
+        Ok(losses)
+    }
+
+    /// Buffers for steps of that kind.
+    fn inputs_for(&mut self, kind: Kind) -> Inputs<B> {
+        let backend = self.backend;
+        self.inputs.take().filter(|kept| kept.kind == kind).unwrap_or_else(|| {
+            self.recording = B::Recording::default();
+            Inputs {
+                kind,
+                images: backend.alloc_floats(len(kind.shape)),
+                pace: backend.alloc_floats(Pace::WORDS),
+                key: backend.alloc_floats(2),
+                commitment_weights: backend.upload(&vec![self.config.commitment; kind.shape[0]]),
+                commitment: backend.alloc_floats(1),
+                revived: backend.alloc_floats(1),
+            }
+        })
+    }
+
+    /// Takes the first entries from the latents of this step, where there are none yet.
+    fn begin_codebook(&mut self, inputs: &Inputs<B>) {
+        if self.codebook.is_some() {
+            return;
+        }
+        let mut tape = Tape::new(self.backend, &mut self.set);
+        let input = float_input(self.backend, &mut tape, &inputs.images, inputs.kind.shape);
+        let latent = self.encoder.apply(&mut tape, input);
+        let rows = tape.value(latent);
+        drop(tape);
+        let model = &self.config.model;
+        let book = Codebook::from_rows(model.codebook_size, model.latent_channels, &rows, &mut self.random);
+        self.codebook = Some(on_device(self.backend, &book));
+    }
+
+    /// All of a step that the device does.
+    fn compute(&mut self, inputs: &mut Inputs<B>, optimizer: &AdamW) {
+        let backend = self.backend;
+        self.set.clear_grads(backend);
+        let mut tape = Tape::new(backend, &mut self.set);
+        let input = float_input(backend, &mut tape, &inputs.images, inputs.kind.shape);
+        let latent = self.encoder.apply(&mut tape, input);
+        let mut decoded_from = latent;
+        if let Some(book) = self.codebook.as_mut().filter(|_| inputs.kind.quantizes) {
+            decoded_from = quantize(backend, &mut tape, latent, book, inputs);
+        }
+        let decoded = self.decoder.apply(&mut tape, decoded_from);
+        let fake = self.loss.seed(&mut tape, decoded, &inputs.images, inputs.kind.adversarial);
         tape.backward();
         drop(tape);
-        let optimizer = &self.config.optimizer;
-        let (settings, pace) = (optimizer.adamw(), optimizer.at(self.step, self.config.steps));
-        self.set.update(self.backend, &settings, &pace);
-        losses.picture.discriminator = self.loss.train_critic((&fake, images), shape, (&settings, &pace));
-        self.backend.check_batch(batch)?;
-        Ok(losses)
+        self.set.update_at(backend, optimizer, &inputs.pace);
+        if let Some(fake) = fake {
+            self.loss.train_critic(fake, &inputs.images, inputs.kind.shape, optimizer);
+        }
     }
 
     /// Goes on from the checkpoint at `path`, where there is one.
@@ -162,12 +244,13 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         self.loss.take(&mut checkpoint)?;
         let (k, c) = (self.config.model.codebook_size, self.config.model.latent_channels);
         if checkpoint.tensors.contains_key("codebook/entries") {
-            self.codebook = Some(Codebook {
+            let book = Codebook {
                 channels: c,
                 entries: checkpoint.take("codebook/entries", k * c)?,
                 uses: checkpoint.take("codebook/uses", k)?,
                 sums: checkpoint.take("codebook/sums", k * c)?,
-            });
+            };
+            self.codebook = Some(on_device(self.backend, &book));
         }
         self.step = checkpoint.step;
         self.random = Random::from_state(checkpoint.random);
@@ -194,12 +277,57 @@ impl<B: Backend> Trainer for VqganTrainer<'_, B> {
         self.loss.put(&mut checkpoint);
         if let Some(c) = &self.codebook {
             for (name, values) in [("entries", &c.entries), ("uses", &c.uses), ("sums", &c.sums)] {
-                checkpoint.tensors.insert(format!("codebook/{name}"), values.clone());
+                checkpoint.tensors.insert(format!("codebook/{name}"), self.backend.download(values));
             }
         }
         self.backend.check()?;
         Ok(checkpoint)
     }
+}
+
+/// Floats as an input.
+pub(super) fn float_input<B: Backend>(
+    backend: &B,
+    tape: &mut Tape<B>,
+    floats: &B::Buffer,
+    shape: [usize; 4],
+) -> NodeId {
+    let mut value = backend.alloc(len(shape));
+    backend.convert(floats, &mut value);
+    tape.device_input("", shape, value)
+}
+
+/// Quantizes `latent`, seeds the gradient of the commitment loss and moves the codebook. Returns the quantized latent.
+fn quantize<B: Backend>(
+    backend: &B,
+    tape: &mut Tape<B>,
+    latent: NodeId,
+    book: &mut Book<B::Buffer>,
+    inputs: &mut Inputs<B>,
+) -> NodeId {
+    let shape = tape.shape(latent);
+    let (mut codes, mut chosen) = (backend.alloc_floats(len(shape) / book.channels), backend.alloc(len(shape)));
+    backend.assign(book.channels, tape.buffer(latent), &book.entries, &mut codes, &mut chosen);
+    backend.update_book(codebook::DECAY, tape.buffer(latent), &codes, &inputs.key, book, &mut inputs.revived);
+    backend.release(codes);
+    let quantized = tape.straight_through(latent, chosen);
+    let mut weights = backend.alloc_floats(shape[0]);
+    backend.copy(&inputs.commitment_weights, &mut weights);
+    let weights = tape.device_input("", [shape[0], 1, 1, 1], weights);
+    let loss = tape.seed_squared_error(latent, quantized, weights);
+    backend.copy(&loss, &mut inputs.commitment);
+    backend.release(loss);
+    quantized
+}
+
+fn on_host<B: Backend>(backend: &B, book: &Book<B::Buffer>) -> Codebook {
+    let [entries, uses, sums] = [&book.entries, &book.uses, &book.sums].map(|array| backend.download(array));
+    Codebook { channels: book.channels, entries, uses, sums }
+}
+
+fn on_device<B: Backend>(backend: &B, book: &Codebook) -> Book<B::Buffer> {
+    let [entries, uses, sums] = [&book.entries, &book.uses, &book.sums].map(|array| backend.upload(array));
+    Book { channels: book.channels, entries, uses, sums }
 }
 
 /// A trained VQ-GAN.

@@ -3,7 +3,9 @@
 //! Results do not depend on the number of threads: every sum is taken in an order fixed by the shapes.
 
 mod attention;
+mod book;
 mod conv;
+mod loss;
 mod nearest;
 mod norm;
 mod pointwise;
@@ -14,11 +16,12 @@ mod windows;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-pub use nearest::{half_norms, nearest};
+pub use book::update as update_book;
+pub use nearest::nearest;
 pub use windows::Latents;
 
 use super::windows::{Batch, LatentSet, Layout, WindowSettings};
-use super::{AdamW, Attention, Backend, Conv, Mask, Norm, Plane, Pool, Trained};
+use super::{AdamW, Attention, Backend, Book, Conv, Mask, Norm, PictureError, Plane, Pool, Trained};
 
 /// The CPU. Keeps released buffers by length, since a training step asks for the same ones again.
 #[derive(Debug, Default)]
@@ -79,8 +82,24 @@ impl Backend for Cpu {
         pointwise::accumulate(from, to);
     }
 
-    fn square_sum(&self, x: &Vec<f32>) -> f64 {
-        pointwise::square_sum(x)
+    fn convert(&self, from: &Vec<f32>, to: &mut Vec<f32>) {
+        to.copy_from_slice(from);
+    }
+
+    fn fill(&self, value: f32, to: &mut Vec<f32>) {
+        to.fill(value);
+    }
+
+    fn affine(&self, factor: f32, summand: f32, x: &Vec<f32>, out: &mut Vec<f32>) {
+        pointwise::affine(factor, summand, x, out);
+    }
+
+    fn add_scaled(&self, scale: &Vec<f32>, x: &Vec<f32>, to: &mut Vec<f32>) {
+        to.iter_mut().zip(x).for_each(|(to, x)| *to += scale[0] * x);
+    }
+
+    fn square_sum(&self, x: &Vec<f32>, out: &mut Vec<f32>) {
+        out[0] = pointwise::square_sum(x) as f32;
     }
 
     fn conv(&self, g: &Conv, x: &Vec<f32>, weight: &Vec<f32>, bias: &Vec<f32>, out: &mut Vec<f32>) {
@@ -236,6 +255,57 @@ impl Backend for Cpu {
 
     fn nearest(&self, channels: usize, rows: &Vec<f32>, entries: &[f32]) -> Vec<u32> {
         nearest(channels, rows, entries)
+    }
+
+    fn assign(
+        &self,
+        channels: usize,
+        rows: &Vec<f32>,
+        entries: &Vec<f32>,
+        codes: &mut Vec<f32>,
+        chosen: &mut Vec<f32>,
+    ) {
+        let found = nearest(channels, rows, entries);
+        for ((code, chosen), found) in codes.iter_mut().zip(chosen.chunks_exact_mut(channels)).zip(found) {
+            *code = found as f32;
+            chosen.copy_from_slice(&entries[found as usize * channels..][..channels]);
+        }
+    }
+
+    fn update_book(
+        &self,
+        decay: f32,
+        rows: &Vec<f32>,
+        codes: &Vec<f32>,
+        key: &Vec<f32>,
+        book: &mut Book<Vec<f32>>,
+        revived: &mut Vec<f32>,
+    ) {
+        let codes: Vec<u32> = codes.iter().map(|&code| code as u32).collect();
+        revived[0] = book::update(decay, rows, &codes, [key[0] as u32, key[1] as u32], book) as f32;
+    }
+
+    fn picture_error(
+        &self,
+        g: &PictureError,
+        fake: &Vec<f32>,
+        real: &Vec<f32>,
+        grad: &mut Vec<f32>,
+        errors: &mut Vec<f32>,
+    ) {
+        errors.copy_from_slice(&loss::picture_error(g, fake, real, grad));
+    }
+
+    fn hinge(&self, sign: f32, scores: &Vec<f32>, grad: &mut Vec<f32>, loss: &mut Vec<f32>) {
+        loss[0] += loss::hinge(sign, scores, grad) as f32;
+    }
+
+    fn adaptive_weight(&self, weight: f32, a: &Vec<f32>, b: &Vec<f32>, out: &mut Vec<f32>) {
+        out[0] = loss::adaptive_weight(weight, a[0], b[0]);
+    }
+
+    fn over_mean_square(&self, weight: f32, n: usize, square_sum: &Vec<f32>, out: &mut Vec<f32>) {
+        out.fill(weight / (square_sum[0] / n as f32).max(1e-12));
     }
 
     fn squared_error(

@@ -68,6 +68,10 @@ pointwise!(
     leaky_relu_grad, leaky_relu_grad_chunk, (slope: f32), (x, grad) => if x > 0.0 { grad } else { slope * grad }
 );
 pointwise!(
+    /// factor · x + summand.
+    affine, affine_chunk, (factor: f32, summand: f32), (x) => factor * x + summand
+);
+pointwise!(
     /// a + b.
     add, add_chunk, (), (a, b) => a + b
 );

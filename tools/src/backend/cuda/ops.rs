@@ -3,7 +3,7 @@
 use rissole::{Error, Result};
 
 use super::super::windows::{Batch, LatentSet, Layout, WindowSettings};
-use super::super::{AdamW, Attention, Backend, Conv, Mask, Norm, Plane, Pool, Trained, Window};
+use super::super::{AdamW, Attention, Backend, Book, Conv, Mask, Norm, PictureError, Plane, Pool, Trained, Window};
 use super::memory::Buffer;
 use super::recording::Recording;
 use super::windows::Latents;
@@ -95,11 +95,32 @@ impl Backend for Cuda {
 
     fn accumulate(&self, from: &Buffer, to: &mut Buffer) {
         assert_eq!(from.len(), to.len(), "summands have one length");
-        self.each("accumulate", to.len(), &arguments![from, to]);
+        let kernel = if to.is_narrow() { "accumulate" } else { "accumulate_floats" };
+        self.each(kernel, to.len(), &arguments![from, to]);
     }
 
-    fn square_sum(&self, x: &Buffer) -> f64 {
-        self.sum_of_squares(x)
+    fn convert(&self, from: &Buffer, to: &mut Buffer) {
+        assert_eq!(from.len(), to.len());
+        self.each("to_activations", to.len(), &arguments![from, to]);
+    }
+
+    fn fill(&self, value: f32, to: &mut Buffer) {
+        self.each("fill", to.len(), &arguments![value, to]);
+    }
+
+    fn affine(&self, factor: f32, summand: f32, x: &Buffer, out: &mut Buffer) {
+        assert_eq!(x.len(), out.len());
+        self.each("affine", out.len(), &arguments![factor, summand, x, out]);
+    }
+
+    fn add_scaled(&self, scale: &Buffer, x: &Buffer, to: &mut Buffer) {
+        assert_eq!([x.len(), scale.len()], [to.len(), 1]);
+        self.each("add_scaled", to.len(), &arguments![scale, x, to]);
+    }
+
+    fn square_sum(&self, x: &Buffer, out: &mut Buffer) {
+        assert_eq!(out.len(), 1);
+        self.sum_of_squares(x, out);
     }
 
     fn conv(&self, g: &Conv, x: &Buffer, weight: &Buffer, bias: &Buffer, out: &mut Buffer) {
@@ -302,6 +323,42 @@ impl Backend for Cuda {
 
     fn nearest(&self, channels: usize, rows: &Buffer, entries: &[f32]) -> Vec<u32> {
         self.nearest_entries(channels, rows, entries)
+    }
+
+    fn assign(&self, channels: usize, rows: &Buffer, entries: &Buffer, codes: &mut Buffer, chosen: &mut Buffer) {
+        self.assign_entries(channels, rows, entries, codes, chosen);
+    }
+
+    fn update_book(
+        &self,
+        decay: f32,
+        rows: &Buffer,
+        codes: &Buffer,
+        key: &Buffer,
+        book: &mut Book<Buffer>,
+        revived: &mut Buffer,
+    ) {
+        self.move_book(decay, rows, codes, key, book, revived);
+    }
+
+    fn picture_error(&self, g: &PictureError, fake: &Buffer, real: &Buffer, grad: &mut Buffer, errors: &mut Buffer) {
+        assert_eq!([fake.len(), real.len(), grad.len(), errors.len()], [elements(&g.plane), fake.len(), fake.len(), 2]);
+        self.errors_of_pictures(g, fake, real, grad, errors);
+    }
+
+    fn hinge(&self, sign: f32, scores: &Buffer, grad: &mut Buffer, loss: &mut Buffer) {
+        assert_eq!([grad.len(), loss.len()], [scores.len(), 1]);
+        self.hinge_loss(sign, scores, grad, loss);
+    }
+
+    fn adaptive_weight(&self, weight: f32, a: &Buffer, b: &Buffer, out: &mut Buffer) {
+        assert_eq!([a.len(), b.len(), out.len()], [1; 3]);
+        self.each("adaptive_weight", 1, &arguments![weight, a, b, out]);
+    }
+
+    fn over_mean_square(&self, weight: f32, n: usize, square_sum: &Buffer, out: &mut Buffer) {
+        assert_eq!(square_sum.len(), 1);
+        self.each("over_mean_square", out.len(), &arguments![weight, n as f32, square_sum, out]);
     }
 
     fn squared_error(

@@ -1,6 +1,6 @@
 //! Vector quantization: distances by one product, then the least of each row.
 
-use super::super::cpu::half_norms;
+use super::super::{Book, DEAD};
 use super::gemm::{Array, Form, Product};
 use super::memory::Buffer;
 use super::{BLOCK, Cuda, arguments};
@@ -12,14 +12,22 @@ const ROWS: usize = BLOCK as usize / 32;
 impl Cuda {
     /// See [`Backend::nearest`]. Waits for the device.
     pub(super) fn nearest_entries(&self, channels: usize, rows: &Buffer, entries: &[f32]) -> Vec<u32> {
-        let (count, size) = (rows.len() / channels, entries.len() / channels);
-        assert_eq!([rows.len(), entries.len()], [count * channels, size * channels], "rows of {channels} channels");
-        let mut codes = vec![0; count];
-        if count == 0 || size == 0 {
+        let mut codes = vec![0; rows.len() / channels];
+        if codes.is_empty() || entries.is_empty() {
             return codes;
         }
-        let (norms, entries) = (self.upload(&half_norms(channels, entries)), self.upload(entries));
-        let (wide, on_device) = (self.widened(rows), self.scratch(count));
+        let on_device = self.codes(channels, rows, &self.upload(entries));
+        self.run(|device| device.download(on_device.address(), &mut codes));
+        codes
+    }
+
+    /// The nearest entry of each row, in whole numbers.
+    fn codes(&self, channels: usize, rows: &Buffer, entries: &Buffer) -> Buffer {
+        let (count, size) = (rows.len() / channels, entries.len() / channels);
+        assert_eq!([rows.len(), entries.len()], [count * channels, size * channels], "rows of {channels} channels");
+        let (norms, codes) = (self.scratch(size), self.scratch(count));
+        self.each("half_norms", size, &arguments![channels, entries, norms]);
+        let wide = self.widened(rows);
         let rows = wide.as_ref().unwrap_or(rows);
         let most = (self.patch_elements / size).clamp(1, count);
         for first in (0..count).step_by(most) {
@@ -27,11 +35,46 @@ impl Cuda {
             let products = self.scratch(n * size);
             let float = |buffer, start| Array { buffer, start };
             let product = Product { form: Form::TransposedRight, rows: n, columns: size, depth: channels };
-            self.multiply(&product, float(rows, first * channels), float(&entries, 0), float(&products, 0));
-            let arguments = arguments![n, size, products, norms, on_device.at(first)];
+            self.multiply(&product, float(rows, first * channels), float(entries, 0), float(&products, 0));
+            let arguments = arguments![n, size, products, norms, codes.at(first)];
             self.launch("nearest", [n.div_ceil(ROWS), 1, 1], &arguments);
         }
-        self.run(|device| device.download(on_device.address(), &mut codes));
         codes
+    }
+
+    /// See [`Backend::assign`].
+    pub(super) fn assign_entries(
+        &self,
+        channels: usize,
+        rows: &Buffer,
+        entries: &Buffer,
+        numbers: &mut Buffer,
+        chosen: &mut Buffer,
+    ) {
+        assert_eq!([chosen.len(), numbers.len() * channels], [rows.len(); 2], "rows of {channels} channels");
+        let codes = self.codes(channels, rows, entries);
+        self.each("look_up", rows.len(), &arguments![channels, codes, entries, numbers, chosen]);
+    }
+
+    /// See [`Backend::update_book`].
+    pub(super) fn move_book(
+        &self,
+        decay: f32,
+        rows: &Buffer,
+        codes: &Buffer,
+        key: &Buffer,
+        book: &mut Book<Buffer>,
+        revived: &mut Buffer,
+    ) {
+        let (c, size) = (book.channels, book.uses.len());
+        assert_eq!([rows.len(), book.entries.len(), book.sums.len()], [codes.len() * c, size * c, size * c]);
+        assert_eq!([key.len(), revived.len()], [2, 1]);
+        let (sums, counts, begins) = (self.scratch(size * c), self.scratch(size), self.scratch(size));
+        self.each("book_sums", size * c, &arguments![c, codes.len(), rows, codes, sums, counts]);
+        let given = arguments![c, codes.len(), decay, DEAD, key, rows, sums, counts];
+        let kept = arguments![book.entries, book.uses, book.sums, begins];
+        self.each("update_book", size, &[&given[..], &kept].concat());
+        self.clear(revived);
+        self.add_column_sums(&begins, revived);
     }
 }

@@ -1,5 +1,6 @@
 //! Sums in two passes, in an order that the shapes fix.
 
+use super::super::{PictureError, Plane};
 use super::memory::{Buffer, Place};
 use super::{BLOCK, Cuda, arguments};
 
@@ -51,18 +52,42 @@ impl Cuda {
         self.add_partials(columns, slices, columns, 0, &partial, out.at(0));
     }
 
-    /// Σ x², waited for.
-    pub(super) fn sum_of_squares(&self, x: &Buffer) -> f64 {
-        if x.is_empty() {
-            return 0.0;
-        }
-        let blocks = blocks(x.len());
+    /// See [`Backend::square_sum`](super::super::Backend::square_sum).
+    pub(super) fn sum_of_squares(&self, x: &Buffer, out: &mut Buffer) {
+        let blocks = blocks(x.len()).max(1);
         let partial = self.scratch(2 * blocks);
         let kernel = if x.is_narrow() { "square_sums" } else { "square_sums_floats" };
         self.launch(kernel, [blocks, 1, 1], &arguments![x.len(), x, partial]);
-        let mut sums = vec![f64::NAN; blocks];
-        self.run(|device| device.download(partial.address(), &mut sums));
-        sums.iter().sum()
+        self.launch("sum_partials", [1, 1, 1], &arguments![blocks, partial, out]);
+    }
+
+    /// See [`Backend::picture_error`](super::super::Backend::picture_error).
+    pub(super) fn errors_of_pictures(
+        &self,
+        g: &PictureError,
+        fake: &Buffer,
+        real: &Buffer,
+        grad: &mut Buffer,
+        errors: &mut Buffer,
+    ) {
+        let (n, blocks) = (fake.len(), blocks(fake.len()));
+        let partial = self.scratch(4 * blocks);
+        let Plane { height, width, channels, .. } = g.plane;
+        let sizes = arguments![n, height, width, channels, g.squared, g.differences];
+        let arguments = [&sizes[..], &arguments![fake, real, grad, partial]].concat();
+        self.launch("picture_error", [blocks, 1, 1], &arguments);
+        for (i, from) in [0, 2 * blocks].into_iter().enumerate() {
+            self.launch("sum_partials", [1, 1, 1], &arguments![blocks, partial.at(from), errors.at(i)]);
+        }
+    }
+
+    /// See [`Backend::hinge`](super::super::Backend::hinge).
+    pub(super) fn hinge_loss(&self, sign: f32, scores: &Buffer, grad: &mut Buffer, loss: &mut Buffer) {
+        let (blocks, part) = (blocks(scores.len()), self.scratch(1));
+        let partial = self.scratch(2 * blocks);
+        self.launch("hinge", [blocks, 1, 1], &arguments![scores.len(), sign, scores, grad, partial]);
+        self.launch("sum_partials", [1, 1, 1], &arguments![blocks, partial, part]);
+        self.each("accumulate_floats", 1, &arguments![part, loss]);
     }
 
     /// See [`Backend::squared_error`](super::super::Backend::squared_error).

@@ -52,7 +52,9 @@ fn the_critic_learns_to_tell_sharp_from_blurred() {
     for step in 1..=200 {
         let real = sharp(&mut random);
         let fake = blurred(&real);
-        losses.push(hinge(&backend, &mut set, &critic, &real, &fake, SHAPE));
+        let mut loss = vec![f32::NAN];
+        hinge(&backend, &mut set, &critic, [real, fake], SHAPE, &mut loss);
+        losses.push(f64::from(loss[0]));
         set.update(&backend, &config.adamw(), &config.at(step, 200));
         if step % 20 == 0 {
             println!("{step} {:.4}", losses.last().unwrap());
@@ -102,9 +104,12 @@ fn the_gradient_of_the_errors_is_that_of_finite_differences() {
     let mut draw = || (0..90).map(|_| 2.0 * random.uniform() - 1.0).collect::<Vec<f32>>();
     let (fake, real) = (draw(), draw());
     for weights in [ErrorWeights { squared: 0.7, differences: 0.0 }, ErrorWeights { squared: 0.3, differences: 1.5 }] {
-        let (grad, errors) = error_grad(&fake, &real, shape, weights);
+        let plane = Plane { batch: 2, height: 3, width: 5, channels: 3 };
+        let g = PictureError { plane, squared: weights.squared, differences: weights.differences };
+        let (mut grad, mut errors) = (vec![f32::NAN; fake.len()], vec![f32::NAN; 2]);
+        Cpu::default().picture_error(&g, &fake, &real, &mut grad, &mut errors);
         let only_absolute = ErrorWeights { squared: 0.0, differences: 0.0 };
-        assert!((errors.absolute - slow_loss(&fake, &real, shape, only_absolute)).abs() < 1e-6);
+        assert!((f64::from(errors[0]) - slow_loss(&fake, &real, shape, only_absolute)).abs() < 1e-6);
         for i in 0..fake.len() {
             // Small enough that no sign changes on the way, but for pixels that are nearly equal.
             let step = 1e-4;

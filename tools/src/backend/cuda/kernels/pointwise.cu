@@ -48,6 +48,24 @@ extern "C" __global__ void accumulate(unsigned n, const act* from, act* to) {
     FOR_EACH(i, n) store(to + i, load(to + i) + load(from + i));
 }
 
+extern "C" __global__ void accumulate_floats(unsigned n, const float* from, float* to) {
+    FOR_EACH(i, n) to[i] += from[i];
+}
+
+extern "C" __global__ void fill(unsigned n, float value, act* to) {
+    FOR_EACH(i, n) store(to + i, value);
+}
+
+extern "C" __global__ void affine(unsigned n, float factor, float summand, const act* x, act* out) {
+    FOR_EACH(i, n) store(out + i, factor * load(x + i) + summand);
+}
+
+// to += scale[0] · x
+extern "C" __global__ void add_scaled(unsigned n, const float* scale, const act* x, act* to) {
+    float by = scale[0];
+    FOR_EACH(i, n) store(to + i, load(to + i) + by * load(x + i));
+}
+
 // out[n,p,c] = x[n,p,c] + v[n,c]; `sample` is pixels · channels.
 extern "C" __global__ void add_vector(unsigned n, unsigned sample, unsigned channels, const act* x, const act* v,
                                       act* out) {

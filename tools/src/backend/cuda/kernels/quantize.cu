@@ -26,3 +26,63 @@ extern "C" __global__ void nearest(unsigned rows, unsigned entries, const float*
     }
     if (lane == 0) codes[row] = code;
 }
+
+// ½‖e‖² of each entry; n counts them.
+extern "C" __global__ void half_norms(unsigned n, unsigned channels, const float* entries, float* out) {
+    FOR_EACH(i, n) {
+        float sum = 0.0f;
+        for (unsigned c = 0; c < channels; c++) sum += entries[i * channels + c] * entries[i * channels + c];
+        out[i] = 0.5f * sum;
+    }
+}
+
+// The entries that the codes name, and the codes as floats; n is rows · channels.
+extern "C" __global__ void look_up(unsigned n, unsigned channels, const unsigned* codes, const float* entries,
+                                   float* numbers, act* chosen) {
+    FOR_EACH(i, n) {
+        unsigned code = codes[i / channels];
+        store(chosen + i, entries[code * channels + i % channels]);
+        if (i % channels == 0) numbers[i / channels] = (float)code;
+    }
+}
+
+// Sums of the rows that use an entry, in their order, and how many they are: sums [K, channels], counts [K]; n is
+// K · channels. Every thread looks at all codes, so that no order is left to chance.
+extern "C" __global__ void book_sums(unsigned n, unsigned channels, unsigned rows, const act* values,
+                                     const float* codes, float* sums, float* counts) {
+    FOR_EACH(i, n) {
+        unsigned entry = i / channels, c = i % channels;
+        float sum = 0.0f, count = 0.0f;
+        for (unsigned row = 0; row < rows; row++) {
+            if ((unsigned)codes[row] != entry) continue;
+            sum += load(values + row * channels + c);
+            count += 1.0f;
+        }
+        sums[i] = sum;
+        if (c == 0) counts[entry] = count;
+    }
+}
+
+// Moves the averages and the entries; n counts entries. One that is used less than `dead` begins anew at a row that
+// follows from the key. revived[entry] is whether it does.
+extern "C" __global__ void update_book(unsigned n, unsigned channels, unsigned rows, float decay, float dead,
+                                       const float* key, const act* values, const float* new_sums,
+                                       const float* new_counts, float* entries, float* uses, float* sums,
+                                       float* revived) {
+    FOR_EACH(i, n) {
+        float use = decay * uses[i] + (1.0f - decay) * new_counts[i];
+        bool begins = use < dead;
+        unsigned bits[4];
+        philox(i, 0, (unsigned)key[0], (unsigned)key[1], bits);
+        unsigned row = (unsigned)(((unsigned long long)bits[0] * rows) >> 32);
+        if (begins) use = 1.0f;
+        uses[i] = use;
+        revived[i] = begins ? 1.0f : 0.0f;
+        for (unsigned j = i * channels; j < (i + 1) * channels; j++) {
+            float sum = begins ? load(values + row * channels + j - i * channels)
+                               : decay * sums[j] + (1.0f - decay) * new_sums[j];
+            sums[j] = sum;
+            entries[j] = sum / use;
+        }
+    }
+}
