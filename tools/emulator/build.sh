@@ -11,3 +11,4 @@ build() { # source, name that programs ask for
 build cuda.cpp libcuda.so.1
 build nvrtc.cpp libnvrtc.so.13
 build cublas.cpp libcublas.so.13
+build nccl.cpp libnccl.so.2

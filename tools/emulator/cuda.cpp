@@ -101,8 +101,15 @@ extern "C" {
 
 int cuInit(unsigned) { return SUCCESS; }
 int cuDriverGetVersion(int* version) { return *version = 13000, SUCCESS; }
-int cuDeviceGetCount(int* count) { return *count = 1, SUCCESS; }
-int cuDeviceGet(int* handle, int ordinal) { return *handle = 0, ordinal == 0 ? SUCCESS : INVALID_DEVICE; }
+int cuDeviceGetCount(int* count) {
+    const char* devices = getenv("RISSOLE_EMULATOR_DEVICES");
+    return *count = devices ? atoi(devices) : 1, SUCCESS;
+}
+int cuDeviceGet(int* handle, int ordinal) {
+    int count;
+    cuDeviceGetCount(&count);
+    return *handle = ordinal, ordinal >= 0 && ordinal < count ? SUCCESS : INVALID_DEVICE;
+}
 int cuDeviceGetName(char* name, int length, int) {
     snprintf(name, length, "CPU emulation");
     return SUCCESS;

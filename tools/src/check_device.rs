@@ -48,6 +48,7 @@ pub fn run(args: CheckArgs, device: &Wanted) -> Result<()> {
     let ordinal = match device.choice {
         Choice::Auto => 0,
         Choice::Cuda(ordinal) => ordinal,
+        Choice::AllCuda => return Err(Error::Usage("one GPU at a time is compared; give --device cuda:N".into())),
         Choice::Cpu => return Err(Error::Usage("the CPU is what a GPU is compared with; give --device cuda:N".into())),
     };
     let open = |bf16| Cuda::open(ordinal, bf16, device.kernel_cache.as_deref());

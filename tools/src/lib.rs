@@ -6,6 +6,8 @@ pub mod check_device;
 pub mod data;
 pub mod evaluate;
 pub mod export;
+pub mod group;
+pub mod launch;
 pub mod model;
 pub mod plot;
 pub mod quantize;

@@ -12,10 +12,11 @@ use rissole_train::bench_step::{self, BenchArgs};
 use rissole_train::check_device::{self, CheckArgs};
 use rissole_train::evaluate::features::FeatureArgs;
 use rissole_train::evaluate::{self, EvaluateArgs};
+use rissole_train::group::Group;
+use rissole_train::launch::{self, Plan};
 use rissole_train::quantize::{self, QuantizeArgs};
 use rissole_train::recipe::Recipe;
 use rissole_train::stages::{INTERRUPTED, MAX_SHARDS, Run, Shard, Stage};
-use rissole_train::train::group::Group;
 
 /// Trains rissole bundles: prepares pictures, trains the VQ-GAN and the block denoiser, builds database and
 /// index, quantizes, exports ONNX, writes and verifies the bundle, and measures it.
@@ -23,7 +24,8 @@ use rissole_train::train::group::Group;
 /// Interrupted at any moment and started again, a run goes on from its last checkpoint.
 ///
 /// Started several times by a launcher that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT (torchrun; SLURM with the
-/// last two), on one machine or on several with a common file system, the processes train the denoiser together.
+/// last two), on one machine or on several with a common file system, the processes train the denoiser together. With
+/// `--device cuda:all` each takes a GPU of its own, and without a launcher they are started.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 #[command(after_help = "Examples:\n  rissole-train run tools/recipes/avatars64.toml --bundle models/avatars64\n  \
@@ -37,10 +39,11 @@ struct Cli {
     /// Threads; 0: all.
     #[arg(long, global = true, default_value_t = 0)]
     threads: usize,
-    /// What trains: auto (the first GPU, or the CPU where there is none), cpu, cuda:N.
+    /// What trains: auto (the first GPU, or the CPU where there is none), cpu, cuda:N, or cuda:all for every GPU of this
+    /// machine.
     #[arg(long, global = true, default_value = "auto")]
     device: Choice,
-    /// Operands of matrix products on a GPU; weights, activations and sums are f32 either way.
+    /// Activations on a GPU; weights, statistics and sums are f32 either way.
     #[arg(long, global = true, value_enum, default_value = "f32")]
     precision: Precision,
     /// Folder that compiled CUDA kernels are kept in; default $XDG_CACHE_HOME/rissole/kernels.
@@ -110,7 +113,7 @@ fn main() -> ExitCode {
         .format_timestamp(None)
         .init();
     match work(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("rissole-train: {error}");
             ExitCode::from(error.exit_code())
@@ -118,7 +121,23 @@ fn main() -> ExitCode {
     }
 }
 
-fn work(cli: Cli) -> Result<()> {
+/// Does what the command line says; returns the exit code.
+fn work(cli: Cli) -> Result<u8> {
+    let mut cli = cli;
+    if cli.device == Choice::AllCuda && matches!(cli.command, Command::Run(_) | Command::Stage { .. }) {
+        match launch::plan()? {
+            Plan::Here(choice) => cli.device = choice,
+            Plan::Start(count) => {
+                // Ctrl-C reaches them too: they save what they have, and then this process ends.
+                ctrlc::set_handler(|| ()).map_err(|e| Error::Internal(e.to_string()))?;
+                return launch::start(count);
+            }
+        }
+    }
+    work_here(cli).map(|()| 0)
+}
+
+fn work_here(cli: Cli) -> Result<()> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(cli.threads)
         .build_global()

@@ -72,13 +72,19 @@ fn the_emulated_gpu_computes_what_the_cpu_computes_in_any_order_of_threads() {
     }
 }
 
-/// Runs a whole recipe in a folder of its own, on the emulator at `device` or else on the CPU; the weights of every stage.
-fn trained(device: Option<&Path>, arguments: &[&str]) -> BTreeMap<String, Vec<f32>> {
+/// What a whole recipe trained, by stage, and what was said.
+struct Trained {
+    weights: BTreeMap<String, Vec<f32>>,
+    text: String,
+}
+
+/// Runs a recipe in a folder of its own with these arguments, on the emulator at `emulator` where there is one.
+fn trained(emulator: Option<&Path>, arguments: &[&str], variables: &[(&str, &str)]) -> Trained {
     let dir = workshop();
     let mut command = Command::new(env!("CARGO_BIN_EXE_rissole-train"));
     command.args(["--threads", "1", "run", "tiny.toml", "--runs", "runs", "--bundle", "bundle"]).args(arguments);
-    command.args(["--device", if device.is_some() { "cuda:0" } else { "cpu" }]).current_dir(dir.path());
-    if let Some(emulator) = device {
+    command.envs(variables.iter().copied()).current_dir(dir.path());
+    if let Some(emulator) = emulator {
         command.env("LD_LIBRARY_PATH", emulator).arg("--kernel-cache").arg(emulator.join("kernels"));
     }
     let output = command.output().unwrap();
@@ -92,23 +98,39 @@ fn trained(device: Option<&Path>, arguments: &[&str]) -> BTreeMap<String, Vec<f3
         let values = checkpoint.tensors.into_iter().filter(|(name, _)| name.ends_with("value"));
         weights.insert(stage.to_owned(), values.flat_map(|(_, values)| values).collect());
     }
-    weights
+    Trained { weights, text }
+}
+
+/// The weights of each stage are within `tolerance` of each other's, but not the same bits.
+fn agree(what: &str, expected: &Trained, found: &Trained, tolerance: f64) {
+    for (stage, expected) in &expected.weights {
+        let found = &found.weights[stage];
+        let apart = expected.iter().zip(found).map(|(e, f)| f64::from(e - f).powi(2)).sum::<f64>().sqrt();
+        let norm = expected.iter().map(|&e| f64::from(e).powi(2)).sum::<f64>().sqrt();
+        println!("{what}, {stage}: {:.1e} of the weights' norm apart", apart / norm);
+        assert!(found.len() == expected.len() && apart > 0.0 && apart < tolerance * norm, "{apart} {norm}");
+    }
 }
 
 #[test]
 fn a_recipe_trains_on_the_emulated_gpu_what_it_trains_on_the_cpu() {
     let Some(dir) = emulator("recipe") else { return };
-    let expected = trained(None, &[]);
+    let expected = trained(None, &["--device", "cpu"], &[]);
     for (precision, tolerance) in [("f32", 1e-4), ("bf16", 2e-2)] {
-        let found = trained(Some(&dir), &["--precision", precision]);
-        for (stage, expected) in &expected {
-            let pairs = expected.iter().zip(&found[stage]);
-            let apart = pairs.map(|(e, f)| f64::from(e - f).powi(2)).sum::<f64>().sqrt();
-            let norm = expected.iter().map(|&e| f64::from(e).powi(2)).sum::<f64>().sqrt();
-            println!("{precision}, {stage}: {:.1e} of the weights' norm apart", apart / norm);
-            assert!(found[stage].len() == expected.len() && apart > 0.0 && apart < tolerance * norm, "{apart} {norm}");
-        }
+        let found = trained(Some(&dir), &["--device", "cuda:0", "--precision", precision], &[]);
+        agree(precision, &expected, &found, tolerance);
     }
+    // All GPUs of the machine, each with its share of the denoiser's batch.
+    let found = trained(Some(&dir), &["--device", "cuda:all"], &[("RISSOLE_EMULATOR_DEVICES", "2")]);
+    for part in ["rank 1 of 2", "average gradients among themselves", "CUDA device 1"] {
+        assert!(found.text.contains(part), "{}", found.text);
+    }
+    agree("two processes", &expected, &found, 1e-4);
+    // And where they cannot, by way of the host.
+    std::fs::remove_file(dir.join("libnccl.so.2")).unwrap();
+    let found = trained(Some(&dir), &["--device", "cuda:all"], &[("RISSOLE_EMULATOR_DEVICES", "2")]);
+    assert!(found.text.contains("no NCCL"), "{}", found.text);
+    agree("two processes without NCCL", &expected, &found, 1e-4);
 }
 
 #[test]

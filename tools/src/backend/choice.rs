@@ -17,6 +17,8 @@ pub enum Choice {
     Cpu,
     /// A GPU, by the driver's number.
     Cuda(usize),
+    /// Every GPU of this machine, each by a process of its own.
+    AllCuda,
 }
 
 impl FromStr for Choice {
@@ -27,9 +29,10 @@ impl FromStr for Choice {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
             "cuda" => Ok(Self::Cuda(0)),
+            "cuda:all" => Ok(Self::AllCuda),
             _ => match text.strip_prefix("cuda:").map(str::parse) {
                 Some(Ok(ordinal)) => Ok(Self::Cuda(ordinal)),
-                _ => Err("a device is auto, cpu or cuda:N".into()),
+                _ => Err("a device is auto, cpu, cuda:N or cuda:all".into()),
             },
         }
     }
@@ -85,6 +88,7 @@ impl Choice {
             Self::Cpu => return Ok(Opened::Cpu(Cpu::default())),
             Self::Auto => Cuda::open(0, bf16, cache),
             Self::Cuda(ordinal) => Cuda::open(ordinal, bf16, cache),
+            Self::AllCuda => return Err(Error::Usage("--device cuda:all is for run and stage".into())),
         };
         match cuda {
             Ok(cuda) => {
@@ -121,6 +125,7 @@ mod tests {
         assert_eq!("auto".parse(), Ok(Choice::Auto));
         assert_eq!("cpu".parse(), Ok(Choice::Cpu));
         assert_eq!("cuda:3".parse(), Ok(Choice::Cuda(3)));
+        assert_eq!("cuda:all".parse(), Ok(Choice::AllCuda));
         for wrong in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "CUDA:0"] {
             assert!(wrong.parse::<Choice>().is_err(), "{wrong}");
         }

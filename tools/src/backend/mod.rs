@@ -12,6 +12,8 @@ pub mod philox;
 pub mod windows;
 
 pub use geometry::*;
+
+use crate::group::Group;
 use windows::{Batch, LatentSet, Layout, WindowSettings};
 
 /// A device that runs the tape. Buffers hold floats, or activations: what flows through the networks and its gradients,
@@ -260,6 +262,22 @@ pub trait Backend {
     fn layout<'l>(&self, latents: &'l Self::Latents) -> &'l Layout;
     /// Cuts out the windows of `subjects` ([`windows::Subject::words`]) and makes a batch of them.
     fn draw(&self, latents: &Self::Latents, subjects: &Self::Buffer, batch: &mut Batch<Self::Buffer>);
+
+    /// Whether this device can average arrays with those of other processes by itself.
+    fn can_join(&self) -> bool {
+        false
+    }
+    /// Joins the devices of the processes of `group`, all of which [can](Self::can_join) and do so at the same time.
+    ///
+    /// # Errors
+    /// [`rissole::Error::Usage`] when they do not come together.
+    fn join(&self, _group: &Group) -> rissole::Result<()> {
+        Err(rissole::Error::Internal("this device joins no others".into()))
+    }
+    /// Replaces each array, of floats, by its mean over the devices that were joined.
+    fn average(&self, _arrays: &mut [&mut Self::Buffer]) {
+        unreachable!("only devices that were joined average");
+    }
 
     /// Does `work`. A device may record what is submitted to it, and do the same again without asking when it is called
     /// with that recording again. So `work` must be the same operations on the same buffers every time, or on ones that it

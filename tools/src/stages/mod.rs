@@ -23,10 +23,10 @@ use rissole::{Error, Result};
 use crate::backend::choice::{Choice, Precision, Wanted};
 use crate::data::{self, Dataset, Split};
 use crate::evaluate::features::FeatureArgs;
+use crate::group::Group;
 use crate::random::Random;
 use crate::recipe::Recipe;
 use crate::train::checkpoint::settings_hash;
-use crate::train::group::Group;
 
 /// Set by Ctrl-C; training loops save and stop.
 pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);

@@ -6,12 +6,14 @@ use rissole::{Error, Result};
 
 use super::curve::Curve;
 use super::{Run, Stage, interrupted, progress};
+use crate::group::Group;
 use crate::train::Trainer;
 use crate::train::checkpoint::Checkpoint;
-use crate::train::group::Group;
 
 /// Steps between two rows of the curve.
 const REPORT_EVERY: u64 = 50;
+/// Steps after which processes that train together ask each other whether one was interrupted.
+const ASK_EVERY: u64 = 10;
 /// Steps between two checkpoints.
 const SAVE_EVERY: u64 = 250;
 
@@ -46,7 +48,8 @@ impl Run {
         let (mut sums, mut saved) = (vec![0.0; T::MEASURES.len()], from);
         for step in from + 1..=steps {
             // All stop at the same step, whoever was interrupted.
-            let interrupted = group.any(interrupted())?;
+            let asks = group.is_alone() || step.is_multiple_of(ASK_EVERY);
+            let interrupted = asks && group.any(interrupted())?;
             let saves = step == steps || step.is_multiple_of(SAVE_EVERY) || interrupted;
             let measured = training.advance()?;
             if let Some(wrong) = measured.iter().find(|v| !v.is_finite()) {

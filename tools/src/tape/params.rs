@@ -2,8 +2,8 @@
 
 use super::op::{Shape, len};
 use crate::backend::{AdamW, Backend, Pace, Trained};
+use crate::group::Group;
 use crate::random::Random;
-use crate::train::group::Group;
 
 /// One trained tensor.
 #[derive(Debug)]
@@ -110,6 +110,12 @@ impl<B: Backend> ParamSet<B> {
             rest = after;
         }
         Ok(())
+    }
+
+    /// The same on the devices of the processes, which were joined; `loss` too.
+    pub fn average_on_device(&mut self, backend: &B, loss: &mut B::Buffer) {
+        let grads = self.params.iter_mut().map(|p| &mut p.grad);
+        backend.average(&mut grads.chain([loss]).collect::<Vec<_>>());
     }
 
     /// One AdamW update of every tensor. Weight decay falls on matrices only.

@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::Trainer;
 use super::checkpoint::{Checkpoint, settings_hash};
 use super::consistency::{ConsistencyTraining, Pairs};
-use super::group::Group;
 use super::latents::BatchSettings;
 use super::optimizer::OptimizerConfig;
 use crate::backend::windows::{self, Batch, LatentSet, Subject, WindowSettings};
 use crate::backend::{Backend, Pace};
+use crate::group::Group;
 use crate::model::denoiser::{Conditioner, Conditions, Denoiser, DenoiserShape};
 use crate::model::layers::Maker;
 use crate::model::unet::{UnetConfig, is_zero};
@@ -119,6 +119,8 @@ impl DenoiserTraining {
 pub struct DenoiserTrainer<'a, B: Backend> {
     backend: &'a B,
     group: Option<&'a Group>,
+    /// Whether the devices of the group average by themselves.
+    joined: bool,
     /// Hash of all settings that the weights depend on.
     settings: String,
     seed: u64,
@@ -169,6 +171,7 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         Ok(Self {
             backend,
             group: None,
+            joined: false,
             settings: settings_hash(&(config, seed)),
             seed,
             optimizer: config.optimizer.clone(),
@@ -186,9 +189,18 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         })
     }
 
-    /// The same networks, trained together with the other processes of `group`: each is given its share of a batch.
-    pub fn within(self, group: &'a Group) -> Self {
-        Self { group: Some(group), ..self }
+    /// The same networks, trained together with the other processes of `group`: each is given its share of a batch. Their
+    /// devices average the gradients among themselves if all of them can.
+    ///
+    /// # Errors
+    /// As [`Backend::join`] and [`Group::any`].
+    pub fn within(self, group: &'a Group) -> Result<Self> {
+        let joined = !group.is_alone() && !group.any(!self.backend.can_join())?;
+        if joined {
+            self.backend.join(group)?;
+            log::info!("the devices average gradients among themselves");
+        }
+        Ok(Self { group: Some(group), joined, ..self })
     }
 
     /// The same networks, trained on windows of `set`.
@@ -229,11 +241,14 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
     fn step(&mut self, subjects: [&[Subject]; 2]) -> Result<f64> {
         self.step += 1;
         let mut inputs = self.write_inputs(subjects);
-        match self.group.filter(|group| !group.is_alone()) {
+        match self.group.filter(|group| !group.is_alone() && !self.joined) {
             None => {
                 let mut recording = std::mem::take(&mut self.recording);
                 self.backend.repeat(&mut recording, || {
                     self.gradients(&mut inputs);
+                    if self.joined {
+                        self.set.average_on_device(self.backend, &mut inputs.loss);
+                    }
                     self.update(&inputs);
                 });
                 self.recording = recording;
@@ -248,7 +263,7 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         let samples = inputs.samples[0];
         self.inputs = Some(inputs);
         self.backend.check_batch(samples)?;
-        if let Some(group) = self.group {
+        if let Some(group) = self.group.filter(|_| !self.joined) {
             group.average(&mut loss)?;
         }
         Ok(f64::from(loss[0]))

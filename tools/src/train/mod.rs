@@ -6,7 +6,6 @@ pub mod codebook;
 pub mod consistency;
 pub mod decoder;
 pub mod denoiser;
-pub mod group;
 pub mod latents;
 pub mod optimizer;
 pub mod perceptual;

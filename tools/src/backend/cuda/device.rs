@@ -17,8 +17,10 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::{CudaContext, CudaStream, sys};
 use rissole::{Error, Result};
 
+use super::nccl::Nccl;
 use super::program::{self, Parameter};
 use super::{blas::Blas, libraries};
+use crate::group::Group;
 
 /// Oldest driver that is asked for anything, as `cuDriverGetVersion` numbers them: CUDA 12.0.
 const OLDEST_DRIVER: i32 = 12_000;
@@ -83,9 +85,8 @@ impl Device {
     pub fn open(ordinal: usize, bf16: bool, cache: Option<&Path>) -> Result<Self> {
         let version = driver_version()?;
         let fault = |what: &str, e: DriverError| Error::Usage(format!("CUDA device {ordinal}: {what}: {e}"));
-        result::init().map_err(|e| Error::Usage(format!("the NVIDIA driver does not start: {e}")))?;
-        let count = result::device::get_count().map_err(|e| fault("cannot be counted", e))?;
-        if ordinal >= usize::try_from(count).unwrap_or(0) {
+        let count = count()?;
+        if ordinal >= count {
             return Err(Error::Usage(format!("there is no CUDA device {ordinal}: the driver sees {count}")));
         }
         let context = CudaContext::new(ordinal).map_err(|e| fault("cannot be opened", e))?;
@@ -116,6 +117,15 @@ impl Device {
     /// Matrix products by cuBLAS, where it was found.
     pub fn blas(&self) -> Option<&Blas> {
         self.blas.as_ref()
+    }
+
+    /// Joins the GPUs of the processes of `group`.
+    ///
+    /// # Errors
+    /// As [`Nccl::join`].
+    pub fn join(&self, group: &Group) -> Result<Nccl> {
+        self.bind()?;
+        Nccl::join(&self.stream, group)
     }
 
     /// Bytes free, and in all.
@@ -291,6 +301,17 @@ impl Drop for Graph {
             let _ = unsafe { result::graph::exec_destroy(self.work) };
         }
     }
+}
+
+/// How many GPUs the driver sees.
+///
+/// # Errors
+/// [`Error::Usage`] when there is no driver, or one that does not start.
+pub fn count() -> Result<usize> {
+    driver_version()?;
+    let fault = |e| Error::Usage(format!("the NVIDIA driver does not start: {e}"));
+    result::init().map_err(fault)?;
+    Ok(usize::try_from(result::device::get_count().map_err(fault)?).unwrap_or(0))
 }
 
 /// The driver's version, once it is loaded.

@@ -1,4 +1,4 @@
-//! Finding NVIDIA's libraries on this machine, at run time: the driver, NVRTC, cuBLAS.
+//! Finding NVIDIA's libraries on this machine, at run time: the driver, NVRTC, cuBLAS, NCCL.
 //!
 //! A library found here stays loaded, and the loader gives the same one to whoever asks for it by name later;
 //! that is how `cudarc` gets the ones that lie outside the loader's path. `unsafe` is allowed here because
@@ -15,6 +15,9 @@ pub const DRIVER: &[&str] = &["libcuda.so.1", "libcuda.so"];
 pub const NVRTC: &[&str] = &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
 /// Matrix products.
 pub const CUBLAS: &[&str] = &["libcublas.so.13", "libcublas.so.12", "libcublas.so"];
+
+/// Sums over the GPUs of several processes.
+pub const NCCL: &[&str] = &["libnccl.so.2", "libnccl.so"];
 
 /// Variables that name an installed toolkit.
 const TOOLKIT_VARIABLES: [&str; 3] = ["CUDA_HOME", "CUDA_PATH", "CUDA_ROOT"];
@@ -33,17 +36,17 @@ const USUAL_FOLDERS: [&str; 7] = [
 ///
 /// # Errors
 /// Where it was looked for, in words.
-pub fn load(names: &[&str]) -> Result<(), String> {
-    if names.iter().any(|name| open(Path::new(name))) {
-        return Ok(());
+pub fn load(names: &[&str]) -> Result<&'static Library, String> {
+    if let Some(library) = names.iter().find_map(|name| open(Path::new(name))) {
+        return Ok(library);
     }
     let folders = folders();
     for folder in &folders {
         for path in names.iter().map(|name| folder.join(name)).filter(|path| path.exists()) {
             load_companions(folder, &path);
-            if open(&path) {
+            if let Some(library) = open(&path) {
                 log::debug!("CUDA: {}", path.display());
-                return Ok(());
+                return Ok(library);
             }
         }
     }
@@ -71,16 +74,11 @@ fn load_companions(folder: &Path, library: &Path) {
     }
 }
 
-/// Whether the library could be loaded; it stays so.
-fn open(path: &Path) -> bool {
+/// The library, if it can be loaded; it stays so.
+fn open(path: &Path) -> Option<&'static Library> {
     // SAFETY: the names are those of NVIDIA's libraries, whose initialisers have no preconditions.
-    match unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) } {
-        Ok(library) => {
-            std::mem::forget(library);
-            true
-        }
-        Err(_) => false,
-    }
+    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }.ok()?;
+    Some(Box::leak(Box::new(library)))
 }
 
 fn folders() -> Vec<PathBuf> {

@@ -13,6 +13,7 @@ mod device;
 mod gemm;
 mod libraries;
 mod memory;
+mod nccl;
 mod nvrtc;
 mod ops;
 mod optimizer;
@@ -28,6 +29,7 @@ use std::rc::Rc;
 
 use rissole::{Error, Result};
 
+pub use device::count;
 use device::{Argument, Device};
 pub use memory::Buffer;
 use memory::{Extent, Place, Pool};
@@ -57,6 +59,7 @@ pub struct Cuda {
     tables: RefCell<Vec<Rc<optimizer::Table>>>,
     /// While work is recorded, the tables that it was given.
     recorded_tables: RefCell<Option<Vec<Rc<optimizer::Table>>>>,
+    nccl: RefCell<Option<nccl::Nccl>>,
     fault: RefCell<Option<Error>>,
     /// Whether there was a fault, reported or not.
     broken: Cell<bool>,
@@ -81,6 +84,7 @@ impl Cuda {
             tables: RefCell::default(),
             recorded_tables: RefCell::default(),
             device,
+            nccl: RefCell::default(),
             fault: RefCell::default(),
             broken: Cell::new(false),
         })

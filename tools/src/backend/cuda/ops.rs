@@ -7,7 +7,8 @@ use super::super::{AdamW, Attention, Backend, Book, Conv, Mask, Norm, PictureErr
 use super::memory::Buffer;
 use super::recording::Recording;
 use super::windows::Latents;
-use super::{Cuda, Operand, arguments};
+use super::{Cuda, Operand, arguments, nccl};
+use crate::group::Group;
 
 impl Backend for Cuda {
     type Buffer = Buffer;
@@ -396,6 +397,21 @@ impl Backend for Cuda {
 
     fn draw(&self, latents: &Latents, subjects: &Buffer, batch: &mut Batch<Buffer>) {
         self.draw_windows(latents, subjects, batch);
+    }
+
+    fn can_join(&self) -> bool {
+        nccl::is_there()
+    }
+
+    fn join(&self, group: &Group) -> Result<()> {
+        *self.nccl.borrow_mut() = Some(self.device.join(group)?);
+        Ok(())
+    }
+
+    fn average(&self, arrays: &mut [&mut Buffer]) {
+        let nccl = self.nccl.borrow();
+        let nccl = nccl.as_ref().expect("only devices that were joined average");
+        self.run(|_| nccl.average(arrays));
     }
 
     fn repeat(&self, recording: &mut Recording, work: impl FnMut()) {

@@ -76,6 +76,11 @@ impl Group {
         self.rank
     }
 
+    /// How many there are.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
     /// Whether there is no other process.
     pub fn is_alone(&self) -> bool {
         self.size == 1
@@ -127,6 +132,18 @@ impl Group {
             values.iter_mut().zip(bytes.chunks_exact(4)).for_each(|(v, b)| *v = f32_of(b));
         }
         Ok(())
+    }
+
+    /// Gives all processes the bytes of the one that leads, in place of as many of their own.
+    ///
+    /// # Errors
+    /// As [`Self::average`].
+    pub fn share_bytes(&self, bytes: &mut [u8]) -> Result<()> {
+        let share = |bytes: &mut [u8]| match self.leads() {
+            true => self.links.iter().try_for_each(|mut link| link.write_all(bytes)),
+            false => (&self.links[0]).read_exact(bytes),
+        };
+        share(bytes).map_err(|e| fault(format!("a process of the group is gone: {e}")))
     }
 
     /// Whether `flag` is set in any process.
@@ -275,6 +292,9 @@ mod tests {
         let means = together(3, |group| {
             let mut values = [group.rank as f32, 0.1 * (1.0 + group.rank as f32), 1e8];
             group.average(&mut values).unwrap();
+            let mut bytes = [group.rank as u8 + 7; 5];
+            group.share_bytes(&mut bytes).unwrap();
+            assert_eq!(bytes, [7; 5]);
             (values.map(f32::to_bits), group.any(group.rank == 2).unwrap(), group.any(false).unwrap())
         });
         let expected = [1.0, (0.1 + 0.2 + 0.3) / 3.0, 1e8f32];
