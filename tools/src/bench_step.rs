@@ -1,56 +1,219 @@
-//! `rissole-train bench-step`: CPU time of a training step of the block U-Net, for `benches/compare/`.
+//! `rissole-train bench-step`: what a training step takes, for `benches/compare/` and for finding where it goes.
 
 use rissole::bundle::manifest::{NeighbourSource, Prediction, ScheduleKind};
 use rissole::{LatentShape, Result};
 
 use crate::backend::Backend;
 use crate::backend::choice::{Opened, Wanted, on_device};
+use crate::backend::cuda::{Cuda, Profile, Share};
 use crate::backend::windows::LatentSet;
 use crate::model::unet::UnetConfig;
+use crate::model::vqgan::VqganConfig;
 use crate::random::Random;
 use crate::train::Trainer;
 use crate::train::denoiser::{DenoiserTrainer, DenoiserTraining};
 use crate::train::latents::Sampler;
 use crate::train::optimizer::OptimizerConfig;
+use crate::train::picture_loss::DiscriminatorTraining;
+use crate::train::vqgan::{VqganTrainer, VqganTraining};
+
+/// Steps that are not timed: the first finds memory, the second is recorded.
+const WARM_UP: u32 = 2;
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Network {
+    /// The block U-Net with its conditioner.
+    Unet,
+    /// The VQ-GAN of avatars64.toml.
+    Vqgan,
+}
 
 /// What is timed.
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
-    /// Blocks a step.
+    /// What is trained.
+    #[arg(long, value_enum, default_value = "unet")]
+    network: Network,
+    /// Blocks, or pictures, a step.
     #[arg(long, default_value_t = 64)]
     batch: usize,
-    /// Channels of a latent cell.
+    /// U-Net: channels of a latent cell.
     #[arg(long, default_value_t = 10)]
     channels: usize,
-    /// Cells of surroundings a block sees.
+    /// U-Net: cells of surroundings a block sees.
     #[arg(long, default_value_t = 0)]
     margin: usize,
-    /// Channels of each level.
+    /// U-Net: channels of each level.
     #[arg(long, value_delimiter = ',', default_value = "64,128")]
     widths: Vec<usize>,
-    /// Residual blocks a level.
+    /// U-Net: residual blocks a level.
     #[arg(long, default_value_t = 2)]
     residuals: usize,
+    /// VQ-GAN: pixels along the side of a picture.
+    #[arg(long, default_value_t = 64)]
+    pixels: usize,
+    /// VQ-GAN: channels of the discriminator's first layer; 0: none.
+    #[arg(long, default_value_t = 0)]
+    discriminator: usize,
     /// Steps timed, after two that are not.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
+    /// On a GPU: then one step kernel by kernel, with what it reads, writes and computes, beside what the GPU can do.
+    #[arg(long)]
+    profile: bool,
 }
 
-/// Times the steps on `device` and prints one JSON object.
+/// Times the steps on `device` and prints one JSON object; a profile goes to stderr too, as a table.
 ///
 /// # Errors
 /// As [`Wanted::open`]; [`rissole::Error::Usage`] when the sizes do not go together.
 pub fn run(args: &BenchArgs, device: &Wanted) -> Result<()> {
     let opened = device.open()?;
-    let name = match &opened {
-        Opened::Cpu(_) => "cpu",
-        Opened::Cuda(cuda) => cuda.name(),
+    let cuda = match &opened {
+        Opened::Cpu(_) => None,
+        Opened::Cuda(cuda) => Some(cuda),
     };
-    on_device!(&opened, |backend| time(args, backend, name))
+    on_device!(&opened, |backend| time(args, backend, cuda))
 }
 
-fn time<B: Backend>(args: &BenchArgs, backend: &B, device: &str) -> Result<()> {
-    let config = DenoiserTraining {
+/// A network in training, with what it is given at each step.
+trait Bench {
+    fn step(&mut self) -> Result<()>;
+    fn parameters(&self) -> usize;
+}
+
+struct OnBlocks<'a, B: Backend> {
+    trainer: DenoiserTrainer<'a, B>,
+    sampler: Sampler<'a>,
+    batch: usize,
+    random: Random,
+}
+
+impl<B: Backend> Bench for OnBlocks<'_, B> {
+    fn step(&mut self) -> Result<()> {
+        let subjects = self.sampler.draw(self.batch, &mut self.random);
+        self.trainer.train(&subjects).map(drop)
+    }
+
+    fn parameters(&self) -> usize {
+        self.trainer.parameters()
+    }
+}
+
+struct OnPictures<'a, B: Backend> {
+    trainer: VqganTrainer<'a, B>,
+    pictures: Vec<f32>,
+    side: usize,
+}
+
+impl<B: Backend> Bench for OnPictures<'_, B> {
+    fn step(&mut self) -> Result<()> {
+        self.trainer.train(&self.pictures, self.side, self.side).map(drop)
+    }
+
+    fn parameters(&self) -> usize {
+        self.trainer.parameters()
+    }
+}
+
+fn time<B: Backend>(args: &BenchArgs, backend: &B, cuda: Option<&Cuda>) -> Result<()> {
+    let config = denoiser(args);
+    let latent = LatentShape { channels: args.channels, height: 16, width: 16 };
+    let mut random = Random::new(1);
+    let grid = config.shape(latent)?.grid;
+    let set = LatentSet::random(grid, 256, 64, config.neighbours, &mut random);
+    let alphas: Vec<f64> = (1..=1000).map(|t| 1.0 - f64::from(t) / 1001.0).collect();
+    let mut bench: Box<dyn Bench> = match args.network {
+        Network::Unet => Box::new(OnBlocks {
+            trainer: DenoiserTrainer::new(backend, &config, latent, 1)?.on(&set, config.windows()),
+            sampler: Sampler::new(&set, config.batch_settings(&alphas)),
+            batch: args.batch,
+            random,
+        }),
+        Network::Vqgan => {
+            let mut pictures = vec![0.0; args.batch * args.pixels * args.pixels * 3];
+            random.fill_normal(&mut pictures);
+            Box::new(OnPictures { trainer: VqganTrainer::new(backend, &vqgan(args), 1), pictures, side: args.pixels })
+        }
+    };
+    let (mut seconds, mut cpu_seconds) = (Vec::new(), Vec::new());
+    for step in 0..args.steps + WARM_UP {
+        let (start, cpu_start) = (std::time::Instant::now(), cpu_time::ProcessTime::now());
+        bench.step()?;
+        if step >= WARM_UP {
+            seconds.push(start.elapsed().as_secs_f64());
+            cpu_seconds.push(cpu_start.elapsed().as_secs_f64());
+        }
+    }
+    seconds.sort_by(f64::total_cmp);
+    cpu_seconds.sort_by(f64::total_cmp);
+    let mut report = serde_json::json!({
+        "seconds_per_step": seconds[seconds.len() / 2],
+        "cpu_seconds_per_step": cpu_seconds[cpu_seconds.len() / 2],
+        "fastest": seconds[0],
+        "parameters": bench.parameters(),
+        "batch": args.batch,
+        "device": cuda.map_or("cpu", Cuda::name),
+        "device_bytes": cuda.map(|cuda| cuda.memory_requests().1),
+        "threads": rayon::current_num_threads(),
+    });
+    if let Some(cuda) = cuda.filter(|_| args.profile) {
+        let mut done = Ok(());
+        let profile = cuda.profile(|| done = bench.step())?;
+        done?;
+        drop(bench);
+        let ceilings = cuda.ceilings()?;
+        print_profile(&profile, ceilings);
+        report["ceilings"] =
+            serde_json::json!({ "bytes_per_second": ceilings[0], "operations_per_second": ceilings[1] });
+        report["profile"] = profile.iter().map(|(name, share)| (name.clone(), of_share(share))).collect();
+    }
+    println!("{report}");
+    Ok(())
+}
+
+fn of_share(share: &Share) -> serde_json::Value {
+    serde_json::json!({
+        "calls": share.calls,
+        "seconds": share.seconds,
+        "bytes": share.cost.bytes,
+        "operations": share.cost.operations,
+    })
+}
+
+/// The kernels by the time they take, with the share of the ceilings that they reach.
+fn print_profile(profile: &Profile, [bytes_per_second, operations_per_second]: [f64; 2]) {
+    let mut shares: Vec<_> = profile.iter().collect();
+    shares.sort_by(|a, b| b.1.seconds.total_cmp(&a.1.seconds));
+    let mut whole = Share::default();
+    for (_, share) in &shares {
+        whole.calls += share.calls;
+        whole.seconds += share.seconds;
+        whole.cost.bytes += share.cost.bytes;
+        whole.cost.operations += share.cost.operations;
+    }
+    eprintln!(
+        "a copy reads and writes {:.0} GB/s, a product computes {:.1} TFLOP/s",
+        bytes_per_second * 1e-9,
+        operations_per_second * 1e-12
+    );
+    eprintln!("{:26} {:>6} {:>10} {:>6} {:>12} {:>12}", "", "calls", "µs", "share", "of the copy", "of a product");
+    let all = "all".to_owned();
+    for (name, share) in std::iter::once((&all, &whole)).chain(shares) {
+        eprintln!(
+            "{name:26} {:6} {:10.1} {:5.1}% {:11.1}% {:11.1}%",
+            share.calls,
+            share.seconds * 1e6,
+            100.0 * share.seconds / whole.seconds,
+            100.0 * share.cost.bytes as f64 / share.seconds / bytes_per_second,
+            100.0 * share.cost.operations as f64 / share.seconds / operations_per_second,
+        );
+    }
+}
+
+fn denoiser(args: &BenchArgs) -> DenoiserTraining {
+    DenoiserTraining {
         rows: 2,
         cols: 2,
         thumbnail: false,
@@ -72,35 +235,22 @@ fn time<B: Backend>(args: &BenchArgs, backend: &B, device: &str) -> Result<()> {
         optimizer: OptimizerConfig { rate: 2e-4, warmup: 1, weight_decay: 0.0, max_norm: 1.0, average_decay: 0.999 },
         batch: args.batch,
         steps: 1_000,
-    };
-    let latent = LatentShape { channels: args.channels, height: 16, width: 16 };
-    let mut random = Random::new(1);
-    let grid = config.shape(latent)?.grid;
-    let set = LatentSet::random(grid, 256, 64, config.neighbours, &mut random);
-    let alphas: Vec<f64> = (1..=1000).map(|t| 1.0 - f64::from(t) / 1001.0).collect();
-    let sampler = Sampler::new(&set, config.batch_settings(&alphas));
-    let mut trainer = DenoiserTrainer::new(backend, &config, latent, 1)?.on(&set, config.windows());
-    let (mut seconds, mut cpu_seconds) = (Vec::new(), Vec::new());
-    for step in 0..args.steps + 2 {
-        let batch = sampler.draw(args.batch, &mut random);
-        let (start, cpu_start) = (std::time::Instant::now(), cpu_time::ProcessTime::now());
-        trainer.train(&batch)?;
-        if step >= 2 {
-            seconds.push(start.elapsed().as_secs_f64());
-            cpu_seconds.push(cpu_start.elapsed().as_secs_f64());
-        }
     }
-    seconds.sort_by(f64::total_cmp);
-    cpu_seconds.sort_by(f64::total_cmp);
-    let report = serde_json::json!({
-        "seconds_per_step": seconds[seconds.len() / 2],
-        "cpu_seconds_per_step": cpu_seconds[cpu_seconds.len() / 2],
-        "fastest": seconds[0],
-        "parameters": trainer.parameters(),
-        "batch": args.batch,
-        "device": device,
-        "threads": rayon::current_num_threads(),
-    });
-    println!("{report}");
-    Ok(())
+}
+
+fn vqgan(args: &BenchArgs) -> VqganTraining {
+    let model = VqganConfig { latent_channels: 8, widths: vec![48, 96], residuals: vec![1, 2], codebook_size: 2048 };
+    let critic = DiscriminatorTraining { width: args.discriminator, from: 0, weight: 0.8, rate: None };
+    VqganTraining {
+        model,
+        optimizer: OptimizerConfig { rate: 1e-3, warmup: 1, weight_decay: 0.0, max_norm: 1.0, average_decay: 0.998 },
+        batch: args.batch,
+        crop: None,
+        steps: 1_000,
+        quantize_from: 0,
+        squared_weight: 1.0,
+        commitment: 0.25,
+        perceptual: None,
+        discriminator: (args.discriminator > 0).then_some(critic),
+    }
 }

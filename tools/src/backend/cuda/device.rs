@@ -7,6 +7,7 @@
 //!   kernel touches is what the operations' shapes say, and what the parity checks show.
 #![allow(unsafe_code)]
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::path::Path;
@@ -18,6 +19,7 @@ use cudarc::driver::{CudaContext, CudaStream, sys};
 use rissole::{Error, Result};
 
 use super::nccl::Nccl;
+use super::profile::{Cost, Profile, Profiler};
 use super::program::{self, Parameter};
 use super::{blas::Blas, libraries};
 use crate::group::Group;
@@ -38,6 +40,8 @@ pub enum Argument {
         address: u64,
         /// Whether its elements are bf16.
         narrow: bool,
+        /// Its bytes.
+        bytes: usize,
     },
 }
 
@@ -55,6 +59,15 @@ impl Argument {
     }
 }
 
+/// Bytes of the arrays of numbers among the arguments of a kernel; tables that it looks things up in do not count.
+fn bytes_of(arguments: &[Argument], parameters: &[Parameter]) -> u64 {
+    let bytes = |(argument, parameter): (&Argument, &Parameter)| match (argument, parameter) {
+        (Argument::Array { bytes, .. }, Parameter::Activations | Parameter::Floats) => *bytes as u64,
+        _ => 0,
+    };
+    arguments.iter().zip(parameters).map(bytes).sum()
+}
+
 /// An open GPU with the kernels loaded.
 #[derive(Debug)]
 pub struct Device {
@@ -68,6 +81,7 @@ pub struct Device {
     /// Whether activations are bf16 to the kernels.
     bf16: bool,
     blas: Option<Blas>,
+    profiler: RefCell<Option<Profiler>>,
 }
 
 #[derive(Debug)]
@@ -111,7 +125,7 @@ impl Device {
         let blas = Blas::open(&stream);
         let multiprocessors = multiprocessors.unsigned_abs().max(1);
         let name = format!("{name} (CUDA device {ordinal})");
-        Ok(Self { name, multiprocessors, context, stream, kernels, bf16, blas })
+        Ok(Self { name, multiprocessors, context, stream, kernels, bf16, blas, profiler: RefCell::default() })
     }
 
     /// Matrix products by cuBLAS, where it was found.
@@ -187,9 +201,11 @@ impl Device {
     /// What the driver says.
     pub fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
         self.bind()?;
-        // SAFETY: both arrays are that long and distinct.
-        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
-            .map_err(|e| self.fault("copy", e))
+        self.timed("copy", Cost { bytes: 2 * bytes as u64, operations: 0 }, || {
+            // SAFETY: both arrays are that long and distinct.
+            unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
+                .map_err(|e| self.fault("copy", e))
+        })
     }
 
     /// Sets `bytes` to zero.
@@ -198,9 +214,11 @@ impl Device {
     /// What the driver says.
     pub fn clear(&self, address: u64, bytes: usize) -> Result<()> {
         self.bind()?;
-        // SAFETY: the array is that long.
-        unsafe { result::memset_d8_async(address, 0, bytes, self.stream.cu_stream()) }
-            .map_err(|e| self.fault("clear", e))
+        self.timed("clear", Cost { bytes: bytes as u64, operations: 0 }, || {
+            // SAFETY: the array is that long.
+            unsafe { result::memset_d8_async(address, 0, bytes, self.stream.cu_stream()) }
+                .map_err(|e| self.fault("clear", e))
+        })
     }
 
     /// Waits for all work.
@@ -211,12 +229,13 @@ impl Device {
         self.stream.synchronize().map_err(|e| self.fault("work", e))
     }
 
-    /// Submits a kernel with `block` threads in each block of `grid`.
+    /// Submits a kernel with `block` threads in each block of `grid`; `more` is what it costs beside reading and writing its
+    /// arrays.
     ///
     /// # Errors
     /// [`Error::Internal`] when there is no such kernel or the arguments are not of its declared types; what the
     /// driver says.
-    pub fn launch(&self, kernel: &str, grid: [u32; 3], block: u32, arguments: &[Argument]) -> Result<()> {
+    pub fn launch(&self, kernel: &str, grid: [u32; 3], block: u32, arguments: &[Argument], more: Cost) -> Result<()> {
         let Kernel { function, parameters } =
             self.kernels.get(kernel).ok_or_else(|| Error::Internal(format!("no CUDA kernel {kernel}")))?;
         let fit = arguments.iter().zip(parameters).all(|(argument, &parameter)| argument.fits(parameter, self.bf16));
@@ -233,9 +252,44 @@ impl Device {
             })
             .collect();
         let (grid, block) = ((grid[0], grid[1], grid[2]), (block, 1, 1));
-        // SAFETY: the arguments have the declared types and outlive the call, which copies them.
-        unsafe { result::launch_kernel(*function, grid, block, 0, self.stream.cu_stream(), &mut addresses) }
-            .map_err(|e| self.fault(kernel, e))
+        let cost = Cost { bytes: bytes_of(arguments, parameters) + more.bytes, ..more };
+        self.timed(kernel, cost, || {
+            // SAFETY: the arguments have the declared types and outlive the call, which copies them.
+            unsafe { result::launch_kernel(*function, grid, block, 0, self.stream.cu_stream(), &mut addresses) }
+                .map_err(|e| self.fault(kernel, e))
+        })
+    }
+
+    /// Submits what `submit` does, and notes it where work is profiled.
+    ///
+    /// # Errors
+    /// As `submit`.
+    pub fn timed(&self, what: &str, cost: Cost, submit: impl FnOnce() -> Result<()>) -> Result<()> {
+        let fault = |e| self.fault("profile", e);
+        let start = self.profiler.borrow().as_ref().map(Profiler::event).transpose().map_err(fault)?;
+        submit()?;
+        if let (Some(start), Some(profiler)) = (start, self.profiler.borrow_mut().as_mut()) {
+            let end = profiler.event().map_err(fault)?;
+            profiler.note(what, cost, [start, end]);
+        }
+        Ok(())
+    }
+
+    /// What `work` takes.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn profile(&self, work: impl FnOnce()) -> Result<Profile> {
+        self.bind()?;
+        *self.profiler.borrow_mut() = Some(Profiler::new(&self.stream));
+        work();
+        let profiler = self.profiler.take().expect("nothing else takes it");
+        profiler.finish().map_err(|e| self.fault("profile", e))
+    }
+
+    /// Whether work is profiled.
+    pub fn is_profiled(&self) -> bool {
+        self.profiler.borrow().is_some()
     }
 
     /// Records what `work` submits, without doing it.

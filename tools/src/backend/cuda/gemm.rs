@@ -1,6 +1,7 @@
 //! Row-major matrix products, by cuBLAS or by own kernels.
 
 use super::memory::{Buffer, Place};
+use super::profile::Cost;
 use super::{Cuda, arguments};
 
 /// Side of an own kernel's tile.
@@ -47,6 +48,16 @@ pub struct Product {
     pub depth: usize,
 }
 
+impl Product {
+    /// Operations, and bytes of operands and result.
+    fn cost(&self, operands: Place, out: Place) -> Cost {
+        let size = |place: Place| if place.narrow { size_of::<u16>() } else { size_of::<f32>() };
+        let read = (self.rows + self.columns) * self.depth * size(operands);
+        let written = self.rows * self.columns * size(out);
+        Cost { bytes: (read + written) as u64, operations: 2 * (self.rows * self.columns * self.depth) as u64 }
+    }
+}
+
 impl Cuda {
     /// Multiplies `a` and `b`, both activations or both floats, into `out`. Sums are float.
     pub(super) fn multiply(&self, p: &Product, a: Array, b: Array, out: Array) {
@@ -55,13 +66,16 @@ impl Cuda {
         }
         let (a, b, out) = (a.place(p.rows * p.depth), b.place(p.depth * p.columns), out.place(p.rows * p.columns));
         match self.device.blas().filter(|_| self.blas) {
-            Some(blas) => self.run(|_| blas.multiply(p, a, b, out)),
+            Some(blas) => {
+                self.run(|device| device.timed("product (cuBLAS)", p.cost(a, out), || blas.multiply(p, a, b, out)));
+            }
             None => self.multiply_here(p, a, b, out),
         }
     }
 
     fn multiply_here(&self, p: &Product, a: Place, b: Place, out: Place) {
         let tiles = [p.rows.div_ceil(TILE), p.columns.div_ceil(TILE)];
+        let more = Cost { bytes: 0, ..p.cost(a, out) };
         if p.form != Form::TransposedLeft {
             let kernel = match (p.form, a.narrow) {
                 (Form::Plain, _) => "gemm_nn",
@@ -69,7 +83,7 @@ impl Cuda {
                 (_, false) => "gemm_nt_floats",
             };
             let arguments = arguments![p.rows, p.columns, p.depth, p.depth, a, b, out];
-            return self.launch(kernel, [tiles[0], tiles[1], 1], &arguments);
+            return self.launch_counted(kernel, [tiles[0], tiles[1], 1], &arguments, more);
         }
         // Long sums of few elements: slices of the depth fill the device, and are then added in order.
         let wanted = (4 * self.device.multiprocessors as usize).div_ceil(tiles[0] * tiles[1]);
@@ -77,7 +91,7 @@ impl Cuda {
         let slices = p.depth.div_ceil(slice).max(1);
         let partial = self.scratch(slices * p.rows * p.columns);
         let arguments = arguments![p.rows, p.columns, p.depth, slice, a, b, partial];
-        self.launch("gemm_tn", [tiles[0], tiles[1], slices], &arguments);
+        self.launch_counted("gemm_tn", [tiles[0], tiles[1], slices], &arguments, more);
         self.add_partials(p.rows * p.columns, slices, p.rows * p.columns, 0, &partial, out);
     }
 }

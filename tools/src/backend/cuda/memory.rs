@@ -209,6 +209,8 @@ pub struct Place {
     pub address: u64,
     /// Whether elements are bf16.
     pub narrow: bool,
+    /// Bytes from here to the array's end.
+    pub bytes: usize,
 }
 
 impl Buffer {
@@ -240,7 +242,8 @@ impl Buffer {
     /// The place of element `index`.
     pub fn at(&self, index: usize) -> Place {
         assert!(index <= self.len(), "element {index} of {}", self.len());
-        Place { address: self.address + (index * self.extent.element()) as u64, narrow: self.extent.narrow }
+        let before = index * self.extent.element();
+        Place { address: self.address + before as u64, narrow: self.extent.narrow, bytes: self.bytes() - before }
     }
 
     /// The copy in bf16; `make` makes it where there is none.

@@ -17,6 +17,7 @@ mod nccl;
 mod nvrtc;
 mod ops;
 mod optimizer;
+mod profile;
 mod program;
 mod quantize;
 mod recording;
@@ -29,10 +30,14 @@ use std::rc::Rc;
 
 use rissole::{Error, Result};
 
+use super::Backend;
+
 pub use device::count;
 use device::{Argument, Device};
+use gemm::{Array, Form, Product};
 pub use memory::Buffer;
 use memory::{Extent, Place, Pool};
+pub use profile::{Cost, Profile, Share};
 pub use program::default_cache;
 pub use recording::Recording;
 pub use windows::Latents;
@@ -41,6 +46,8 @@ pub use windows::Latents;
 const BLOCK: u32 = 256;
 /// Blocks of the elementwise kernels for each multiprocessor, at most.
 const BLOCKS_EACH: u32 = 32;
+/// Seconds that are timed well.
+const LONG_ENOUGH: f64 = 1e-3;
 /// Most elements of a convolution's patches at a time: 256 MiB.
 const PATCH_ELEMENTS: usize = 1 << 26;
 
@@ -130,6 +137,50 @@ impl Cuda {
         self.replays.get()
     }
 
+    /// What `work` takes, kernel by kernel; none of it is recorded.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn profile(&self, work: impl FnOnce()) -> Result<Profile> {
+        self.device.profile(work)
+    }
+
+    /// Bytes a second that a large array is copied at, read and written together, and operations a second of a large
+    /// product of activations: the most that anything here can hope for.
+    ///
+    /// # Errors
+    /// What the driver says, of memory that it lacks too.
+    pub fn ceilings(&self) -> Result<[f64; 2]> {
+        let best = |profile: &Profile, of: fn(&Cost) -> u64| {
+            profile.values().map(|share| of(&share.cost) as f64 / share.seconds).fold(0.0, f64::max)
+        };
+        let mut ceilings = [0.0f64; 2];
+        // Larger and larger, until it takes long enough to be timed.
+        for size in (18..=28).map(|power| 1usize << power) {
+            let (from, mut to) = (self.zeros(size), self.scratch(size));
+            let profile = self.profile(|| self.copy(&from, &mut to))?;
+            ceilings[0] = ceilings[0].max(best(&profile, |cost| cost.bytes));
+            if profile.values().any(|share| share.seconds > LONG_ENOUGH) {
+                break;
+            }
+        }
+        for side in (8..=13).map(|power| 1usize << power) {
+            let [mut a, mut b] = [(); 2].map(|()| self.activations(side * side));
+            let out = self.activations(side * side);
+            self.fill(0.5, &mut a);
+            self.fill(0.5, &mut b);
+            let product = Product { form: Form::Plain, rows: side, columns: side, depth: side };
+            let array = |buffer| Array { buffer, start: 0 };
+            let profile = self.profile(|| self.multiply(&product, array(&a), array(&b), array(&out)))?;
+            ceilings[1] = ceilings[1].max(best(&profile, |cost| cost.operations));
+            if profile.values().any(|share| share.seconds > LONG_ENOUGH) {
+                break;
+            }
+        }
+        self.check()?;
+        Ok(ceilings)
+    }
+
     /// How often the driver was asked for memory, and how many bytes of it are held.
     pub fn memory_requests(&self) -> (u64, usize) {
         (self.pool.requests(), self.pool.held())
@@ -195,6 +246,11 @@ impl Cuda {
 
     /// Launches a kernel.
     fn launch(&self, kernel: &str, grid: [usize; 3], operands: &[Operand]) {
+        self.launch_counted(kernel, grid, operands, Cost::default());
+    }
+
+    /// Launches a kernel that costs `more` than reading and writing its arrays.
+    fn launch_counted(&self, kernel: &str, grid: [usize; 3], operands: &[Operand], more: Cost) {
         self.run(|device| {
             let size = |n: usize| {
                 u32::try_from(n).map_err(|_| Error::Usage(format!("{kernel}: a size of {n} is too large for the GPU")))
@@ -205,12 +261,12 @@ impl Cuda {
                     Ok(match *operand {
                         Operand::Size(n) => Argument::Size(size(n)?),
                         Operand::Float(value) => Argument::Float(value),
-                        Operand::Array(Place { address, narrow }) => Argument::Array { address, narrow },
+                        Operand::Array(Place { address, narrow, bytes }) => Argument::Array { address, narrow, bytes },
                     })
                 })
                 .collect::<Result<_>>()?;
             let [x, y, z] = grid;
-            device.launch(kernel, [size(x)?, size(y)?, size(z)?], BLOCK, &arguments)
+            device.launch(kernel, [size(x)?, size(y)?, size(z)?], BLOCK, &arguments, more)
         });
     }
 }

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::super::{AdamW, Pace, Trained};
 use super::memory::{Buffer, Extent};
+use super::profile::Cost;
 use super::{Cuda, arguments};
 
 /// Elements of a tensor that one block updates.
@@ -61,9 +62,12 @@ impl Cuda {
         }
         let table = &tables[index].buffer;
         let (partial, scale) = (self.scratch(2 * chunks), self.scratch(1));
-        self.launch("chunk_square_sums", [chunks, 1, 1], &arguments![table, partial]);
+        // The arrays are named by the table: gradient; then value, moments and average too, there and back.
+        let values = tensors.iter().map(|t| t.value.len()).sum::<usize>();
+        let cost = |arrays: usize| Cost { bytes: (arrays * values * size_of::<f32>()) as u64, operations: 0 };
+        self.launch_counted("chunk_square_sums", [chunks, 1, 1], &arguments![table, partial], cost(1));
         self.launch("clip", [1, 1, 1], &arguments![chunks, s.max_norm, partial, scale]);
         let arguments = arguments![s.beta1, s.beta2, s.weight_decay, pace, scale, table];
-        self.launch("adamw", [chunks, 1, 1], &arguments);
+        self.launch_counted("adamw", [chunks, 1, 1], &arguments, cost(9));
     }
 }

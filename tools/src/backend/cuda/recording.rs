@@ -53,7 +53,7 @@ impl Drop for Arena {
 impl Cuda {
     /// See [`Backend::repeat`](super::super::Backend::repeat).
     pub(super) fn record_or_replay(&self, recording: &mut Recording, mut work: impl FnMut()) {
-        if !self.records {
+        if !self.records || self.device.is_profiled() {
             return work();
         }
         let state = std::mem::take(&mut recording.0);
