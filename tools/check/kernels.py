@@ -21,6 +21,7 @@ import sys
 ARCHITECTURES = ["sm_80", "sm_87", "sm_90"]
 # What `program.rs` puts in front of the files.
 ACTIVATIONS = {"float": "", "bf16": "#define BF16_ACTIVATIONS\n"}
+BF16_ALONE = "direct.cu"
 BACKEND = pathlib.Path(__file__).parent.parent / "src/backend/cuda"
 
 
@@ -42,12 +43,13 @@ def find_nvrtc():
     return None, None
 
 
-def program():
+def program(bf16):
     """The source as `program.rs` joins it."""
     names = re.findall(r'include_str!\("kernels/(\w+\.cu)"\)', (BACKEND / "program.rs").read_text())
     files = sorted(path.name for path in (BACKEND / "kernels").glob("*.cu"))
     if sorted(names) != files:
         sys.exit(f"program.rs names {sorted(names)}, the folder has {files}")
+    names = [name for name in names if bf16 or name != BF16_ALONE]
     return "".join(f'#line 1 "{name}"\n{(BACKEND / "kernels" / name).read_text()}' for name in names)
 
 
@@ -100,16 +102,16 @@ def main():
         print("no NVRTC: pip install -r tools/check/kernels.txt", file=sys.stderr)
         sys.exit(2)
     nvrtc = Nvrtc(library)
-    source = program()
-    kernels = re.findall(r'extern "C" __global__ void (\w+)\(', source)
-    print(f"NVRTC {nvrtc.version()} ({path}), {len(kernels)} kernels")
+    print(f"NVRTC {nvrtc.version()} ({path})")
     good = True
     for arch, (activations, define) in itertools.product(ARCHITECTURES, ACTIVATIONS.items()):
+        source = program(bool(define))
+        kernels = re.findall(r'extern "C" __global__ void (\w+)\(', source)
         options = [f"--gpu-architecture={arch}", "--std=c++17"]
         built, log, ptx, cubin = nvrtc.compile(define + source, options)
         missing = [k for k in kernels if f".entry {k}(".encode() not in ptx or k.encode() not in cubin]
         if built and not log and not missing:
-            print(f"{arch}, activations {activations}: ok, PTX {len(ptx)} bytes, CUBIN {len(cubin)} bytes")
+            print(f"{arch}, activations {activations}: ok, {len(kernels)} kernels, PTX {len(ptx)} bytes, CUBIN {len(cubin)} bytes")
         else:
             good = False
             print(f"{arch}, activations {activations}: FAILED\n{log}" + (f"\nmissing: {', '.join(missing)}" if built else ""))

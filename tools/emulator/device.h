@@ -208,3 +208,27 @@ static inline unsigned __shfl_xor_sync(unsigned mask, unsigned value, int lanes)
 static inline float __shfl_xor_sync(unsigned mask, float value, int lanes) {
     return __uint_as_float(__shfl_xor_sync(mask, __float_as_uint(value), lanes));
 }
+
+// The product of a warp on tensor cores, by the fragments that PTX's documentation draws: see `direct.cu`.
+#define EMULATED_MMA
+static inline void mma(float* d, const unsigned* a, const unsigned* b) {
+    using namespace emulator;
+    static unsigned held[MOST][6];
+    auto bf16_of = [](unsigned word, unsigned half) { return __uint_as_float(half ? word & 0xffff0000u : word << 16); };
+    unsigned thread = threadIdx.x, lane = thread % WARP, warp = thread / WARP;
+    for (int i = 0; i < 4; i++) held[thread][i] = a[i];
+    for (int i = 0; i < 2; i++) held[thread][4 + i] = b[i];
+    wait(warp_wide[warp], WARP);
+    for (unsigned v = 0; v < 4; v++) {
+        unsigned row = lane / 4 + 8 * (v / 2), column = lane % 4 * 2 + v % 2;
+        float sum = d[v];
+        for (unsigned k = 0; k < 16; k++) {
+            unsigned pair = k % 8 / 2;
+            const unsigned* left = held[warp * WARP + row % 8 * 4 + pair];
+            const unsigned* right = held[warp * WARP + column * 4 + pair];
+            sum += bf16_of(left[row / 8 + 2 * (k / 8)], k % 2) * bf16_of(right[4 + k / 8], k % 2);
+        }
+        d[v] = sum;
+    }
+    wait(warp_wide[warp], WARP);
+}

@@ -58,11 +58,12 @@ pub fn run(args: CheckArgs, device: &Wanted) -> Result<()> {
         if !bf16 {
             println!("{}", cuda.name());
         }
-        println!("{activations}, the program's own products, patches of one sample at a time, and nothing recorded");
-        let own = open(bf16)?.without_blas().with_patch_bytes(1).without_recording();
+        println!("{activations}, own products over patches of one sample at a time, nothing recorded");
+        let own = open(bf16)?.without_blas().with_patches().with_patch_bytes(1).without_recording();
         good &= compare(&own, tolerance, args.steps)?;
         if cuda.has_blas() {
-            println!("{activations}, cuBLAS");
+            let direct = if bf16 { ", convolutions on tensor cores without patches" } else { "" };
+            println!("{activations}, cuBLAS{direct}, steps recorded");
             good &= compare(&cuda, tolerance, args.steps)?;
         }
     }

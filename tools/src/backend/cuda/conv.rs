@@ -1,4 +1,5 @@
-//! Convolution as a product over patches, made for as many samples at a time as a fixed amount of memory holds.
+//! Convolution as a product over patches, made for as many samples at a time as a fixed amount of memory holds; where
+//! there are tensor cores for it, without: see `direct.rs`.
 
 use std::rc::Rc;
 
@@ -19,12 +20,12 @@ struct Chunk {
 }
 
 /// Values of a patch.
-fn depth(g: &Conv) -> usize {
+pub(super) fn depth(g: &Conv) -> usize {
     g.taps() * g.inputs
 }
 
 /// Whether the input is its own patches.
-fn is_linear(g: &Conv) -> bool {
+pub(super) fn is_linear(g: &Conv) -> bool {
     g.window == Window::centred(1, 1)
 }
 
@@ -48,6 +49,9 @@ fn chunks(g: &Conv, elements: usize) -> impl Iterator<Item = Chunk> + use<> {
 impl Cuda {
     pub(super) fn conv_forward(&self, g: &Conv, x: &Buffer, weight: &Buffer, bias: &Buffer, out: &mut Buffer) {
         let narrow = self.narrow_weight(weight);
+        if let Some(weight) = narrow.as_ref().filter(|_| self.is_direct(g)) {
+            return self.direct_forward(g, x, weight, bias, out);
+        }
         let weight = Array { buffer: narrow.as_deref().unwrap_or(weight), start: 0 };
         for chunk in chunks(g, self.patch_elements) {
             let product = Product { form: Form::Plain, rows: chunk.rows, columns: g.outputs, depth: depth(g) };
@@ -59,6 +63,9 @@ impl Cuda {
 
     pub(super) fn conv_backward_input(&self, g: &Conv, weight: &Buffer, grad: &Buffer, out: &mut Buffer) {
         let narrow = self.narrow_weight(weight);
+        if let Some(weight) = narrow.as_ref().filter(|_| self.is_direct(g)) {
+            return self.direct_backward_input(g, weight, grad, out);
+        }
         let weight = Array { buffer: narrow.as_deref().unwrap_or(weight), start: 0 };
         for chunk in chunks(g, self.patch_elements) {
             let product =
@@ -83,6 +90,10 @@ impl Cuda {
         weight: &mut Buffer,
         bias: &mut Buffer,
     ) {
+        if self.is_direct(g) {
+            self.direct_backward_weight(g, x, grad, weight);
+            return self.add_column_sums(grad, bias);
+        }
         for chunk in chunks(g, self.patch_elements) {
             let product = Product { form: Form::TransposedLeft, rows: depth(g), columns: g.outputs, depth: chunk.rows };
             let patches = self.patches(g, &chunk, x);

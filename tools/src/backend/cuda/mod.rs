@@ -10,6 +10,7 @@ mod blas;
 mod conv;
 mod demand;
 mod device;
+mod direct;
 mod gemm;
 mod libraries;
 mod memory;
@@ -59,6 +60,8 @@ pub struct Cuda {
     blas: bool,
     bf16: bool,
     patch_elements: usize,
+    /// Whether convolutions in bf16 may do without patches.
+    direct: bool,
     /// Whether work that is repeated is recorded.
     records: bool,
     /// How often recorded work was done.
@@ -86,6 +89,7 @@ impl Cuda {
             blas: device.blas().is_some(),
             bf16,
             patch_elements: PATCH_ELEMENTS,
+            direct: true,
             records: true,
             replays: Cell::new(0),
             tables: RefCell::default(),
@@ -120,6 +124,11 @@ impl Cuda {
     /// The same device with at most `bytes` of patches at a time in a convolution, but one sample.
     pub fn with_patch_bytes(self, bytes: usize) -> Self {
         Self { patch_elements: bytes / size_of::<f32>(), ..self }
+    }
+
+    /// The same device with all convolutions as products over patches.
+    pub fn with_patches(self) -> Self {
+        Self { direct: false, ..self }
     }
 
     /// The same device, asked for every operation anew.

@@ -9,13 +9,14 @@ use rissole::{Error, Result};
 use super::nvrtc;
 
 /// The kernels, in the order they are compiled.
-const FILES: [(&str, &str); 14] = [
+const FILES: [(&str, &str); 15] = [
     ("common.cu", include_str!("kernels/common.cu")),
     ("random.cu", include_str!("kernels/random.cu")),
     ("pointwise.cu", include_str!("kernels/pointwise.cu")),
     ("layout.cu", include_str!("kernels/layout.cu")),
     ("reduce.cu", include_str!("kernels/reduce.cu")),
     ("conv.cu", include_str!("kernels/conv.cu")),
+    ("direct.cu", include_str!("kernels/direct.cu")),
     ("pool.cu", include_str!("kernels/pool.cu")),
     ("gemm.cu", include_str!("kernels/gemm.cu")),
     ("norm.cu", include_str!("kernels/norm.cu")),
@@ -27,6 +28,8 @@ const FILES: [(&str, &str); 14] = [
 ];
 /// What makes activations bf16.
 const BF16: &str = "#define BF16_ACTIVATIONS\n";
+/// The file that is for activations in bf16 alone.
+const BF16_ALONE: &str = "direct.cu";
 /// What begins a kernel's declaration.
 const DECLARATION: &str = "extern \"C\" __global__ void ";
 /// Bytes of the hash in front of a kept program.
@@ -49,7 +52,8 @@ pub enum Parameter {
 
 /// All files as one source, with activations in bf16 or else as floats.
 pub fn source(bf16: bool) -> String {
-    let files = FILES.iter().map(|(name, text)| format!("#line 1 \"{name}\"\n{text}"));
+    let files = FILES.iter().filter(|(name, _)| bf16 || *name != BF16_ALONE);
+    let files = files.map(|(name, text)| format!("#line 1 \"{name}\"\n{text}"));
     std::iter::once(if bf16 { BF16.to_owned() } else { String::new() }).chain(files).collect()
 }
 
