@@ -35,6 +35,7 @@ extern "C" {
 int cublasCreate_v2(void** handle) { return *handle = new char, SUCCESS; }
 int cublasDestroy_v2(void* handle) { return delete (char*)handle, SUCCESS; }
 int cublasSetStream_v2(void*, void*) { return SUCCESS; }
+int cublasSetMathMode(void*, int) { return SUCCESS; }
 int cublasSetWorkspace_v2(void*, void*, size_t) { return SUCCESS; }
 const char* cublasGetStatusName(int) { return "CUBLAS_STATUS (emulated)"; }
 const char* cublasGetStatusString(int) { return "emulated"; }

@@ -209,6 +209,14 @@ static inline float __shfl_xor_sync(unsigned mask, float value, int lanes) {
     return __uint_as_float(__shfl_xor_sync(mask, __float_as_uint(value), lanes));
 }
 
+static inline unsigned __ballot_sync(unsigned mask, int predicate) {
+    if (mask != 0xffffffffu) emulator::fail("a vote must be of a whole warp");
+    unsigned votes = predicate ? 1u << threadIdx.x % emulator::WARP : 0;
+    for (int lanes = 16; lanes > 0; lanes >>= 1) votes |= __shfl_xor_sync(mask, votes, lanes);
+    return votes;
+}
+static inline int __ffs(int bits) { return __builtin_ffs(bits); }
+
 // The product of a warp on tensor cores, by the fragments that PTX's documentation draws: see `direct.cu`.
 #define EMULATED_MMA
 static inline void mma(float* d, const unsigned* a, const unsigned* b) {

@@ -88,12 +88,6 @@ int ncclCommInitRank(Communicator** to, int size, UniqueId id, int rank) {
     return SUCCESS;
 }
 
-int ncclCommDestroy(Communicator* c) {
-    munmap(c->table, sizeof(Table));
-    delete c;
-    return SUCCESS;
-}
-
 int ncclGroupStart() { return depth++, SUCCESS; }
 int ncclGroupEnd() { return --depth < 0 ? INVALID_USAGE : SUCCESS; }
 

@@ -132,8 +132,8 @@ fn time<B: Backend>(args: &BenchArgs, backend: &B, cuda: Option<&Cuda>) -> Resul
     let alphas: Vec<f64> = (1..=1000).map(|t| 1.0 - f64::from(t) / 1001.0).collect();
     let mut bench: Box<dyn Bench> = match args.network {
         Network::Unet => Box::new(OnBlocks {
-            trainer: DenoiserTrainer::new(backend, &config, latent, 1)?.on(&set, config.windows()),
             sampler: Sampler::new(&set, config.batch_settings(&alphas)),
+            trainer: DenoiserTrainer::new(backend, &config, latent, 1)?.on(set, config.windows()),
             batch: args.batch,
             random,
         }),

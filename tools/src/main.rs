@@ -43,7 +43,7 @@ struct Cli {
     /// machine.
     #[arg(long, global = true, default_value = "auto")]
     device: Choice,
-    /// Activations on a GPU; weights, statistics and sums are f32 either way.
+    /// Activations on a GPU; weights, statistics and sums are f32 either way. bf16 needs compute capability 8.0.
     #[arg(long, global = true, value_enum, default_value = "f32")]
     precision: Precision,
     /// Folder that compiled CUDA kernels are kept in; default $XDG_CACHE_HOME/rissole/kernels.
@@ -72,7 +72,7 @@ enum Command {
     Evaluate(Box<EvaluateArgs>),
     /// Make a bundle whose networks multiply integers from one of int8 weights: calibrate, measure what it costs, write.
     Quantize(Box<QuantizeArgs>),
-    /// Time a training step of the block U-Net; prints JSON.
+    /// Time a training step of the block U-Net or of the VQ-GAN; prints JSON.
     BenchStep(BenchArgs),
     /// Compare the GPU with the CPU: every operation, and the training of a small network.
     CheckDevice(CheckArgs),
@@ -124,14 +124,18 @@ fn main() -> ExitCode {
 /// Does what the command line says; returns the exit code.
 fn work(cli: Cli) -> Result<u8> {
     let mut cli = cli;
-    if cli.device == Choice::AllCuda && matches!(cli.command, Command::Run(_) | Command::Stage { .. }) {
-        match launch::plan()? {
-            Plan::Here(choice) => cli.device = choice,
-            Plan::Start(count) => {
-                // Ctrl-C reaches them too: they save what they have, and then this process ends.
-                ctrlc::set_handler(|| ()).map_err(|e| Error::Internal(e.to_string()))?;
-                return launch::start(count);
-            }
+    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)).map_err(|e| Error::Internal(e.to_string()))?;
+    launch::follow(&INTERRUPTED);
+    if cli.device == Choice::AllCuda {
+        let shared = match cli.command {
+            Command::Run(_) => Some(true),
+            Command::Stage { stage, .. } => Some(stage.is_shared()),
+            _ => None,
+        };
+        match shared.map(launch::plan).transpose()? {
+            Some(Plan::Here(choice)) => cli.device = choice,
+            Some(Plan::Start(count)) => return launch::start(count, &INTERRUPTED),
+            None => {}
         }
     }
     work_here(cli).map(|()| 0)
@@ -142,7 +146,6 @@ fn work_here(cli: Cli) -> Result<()> {
         .num_threads(cli.threads)
         .build_global()
         .map_err(|e| Error::Internal(e.to_string()))?;
-    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)).map_err(|e| Error::Internal(e.to_string()))?;
     let device =
         Wanted { choice: cli.device, precision: cli.precision, kernel_cache: cli.kernel_cache.or_else(default_cache) };
     match cli.command {

@@ -6,8 +6,9 @@ mod common;
 mod workshop;
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use rissole::Bundle;
 use rissole_train::train::checkpoint::Checkpoint;
@@ -131,6 +132,38 @@ fn a_recipe_trains_on_the_emulated_gpu_what_it_trains_on_the_cpu() {
     let found = trained(Some(&dir), &["--device", "cuda:all"], &[("RISSOLE_EMULATOR_DEVICES", "2")]);
     assert!(found.text.contains("no NCCL"), "{}", found.text);
     agree("two processes without NCCL", &expected, &found, 1e-4);
+}
+
+#[test]
+fn whoever_ends_the_one_that_started_the_others_interrupts_them_and_all_is_saved() {
+    let Some(emulator) = emulator("launch") else { return };
+    for (signal, code) in [("TERM", Some(130)), ("KILL", None)] {
+        let dir = workshop();
+        let recipe = dir.path().join("tiny.toml");
+        let endless =
+            std::fs::read_to_string(&recipe).unwrap().replace("batch = 4\nsteps = 6", "batch = 4\nsteps = 600000");
+        std::fs::write(&recipe, endless).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rissole-train"));
+        command.args(["--threads", "1", "--device", "cuda:all", "run", "tiny.toml"]).current_dir(dir.path());
+        command.arg("--kernel-cache").arg(emulator.join("kernels"));
+        command.env("LD_LIBRARY_PATH", &emulator).env("RISSOLE_EMULATOR_DEVICES", "2");
+        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(process.stderr.take().unwrap()).lines();
+        // Both are training when each has told of its network.
+        let mut training = 0;
+        while training < 2 {
+            let line = said.next().unwrap().unwrap();
+            training += usize::from(line.contains("denoiser:") && line.contains("from step 0"));
+        }
+        let sent = Command::new("kill").args([&format!("-{signal}"), &process.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        assert_eq!(process.wait().unwrap().code(), code);
+        // Ends when nobody is left to say anything.
+        let rest: Vec<String> = said.map(Result::unwrap).collect();
+        let checkpoint = Checkpoint::load(&dir.path().join("runs/tiny/denoiser.ckpt")).unwrap();
+        let step = checkpoint.unwrap_or_else(|| panic!("{signal}: {rest:?}")).step;
+        assert!(step > 0 && step.is_multiple_of(10), "{signal}: saved at step {step}, {rest:?}");
+    }
 }
 
 #[test]

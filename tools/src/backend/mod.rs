@@ -257,7 +257,7 @@ pub trait Backend {
     fn update(&self, settings: &AdamW, pace: &Self::Buffer, tensors: &mut [Trained<'_, Self::Buffer>]);
 
     /// Brings a set of latents to the device.
-    fn latents(&self, set: &LatentSet, settings: WindowSettings) -> Self::Latents;
+    fn latents(&self, set: LatentSet, settings: WindowSettings) -> Self::Latents;
     /// How the windows of a set lie.
     fn layout<'l>(&self, latents: &'l Self::Latents) -> &'l Layout;
     /// Cuts out the windows of `subjects` ([`windows::Subject::words`]) and makes a batch of them.

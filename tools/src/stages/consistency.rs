@@ -45,7 +45,7 @@ impl Run {
         // What counts is the data that is reached from the noisiest timesteps, which min-SNR weighs least.
         let settings = BatchSettings { min_snr: None, ..denoiser.batch_settings(schedule.alphas_cumprod()) };
         let sampler = Sampler::new(&set, settings).drawing(self.group.share(config.batch)?);
-        let trainer = self.consistency_trainer(backend, config)?.within(&self.group)?.on(&set, denoiser.windows());
+        let trainer = self.consistency_trainer(backend, config)?.within(&self.group)?.on(set, denoiser.windows());
         let training = OnPairs { trainer, sampler, config };
         self.train(Stage::Consistency, training, config.steps)
     }

@@ -47,7 +47,7 @@ impl Run {
         let schedule = Schedule::new(config.schedule, config.timesteps)?;
         let sampler = Sampler::new(&set, config.batch_settings(schedule.alphas_cumprod()));
         let sampler = sampler.drawing(self.group.share(config.batch)?);
-        let mut trainer = self.denoiser_trainer(backend)?.within(&self.group)?.on(&set, config.windows());
+        let mut trainer = self.denoiser_trainer(backend)?.within(&self.group)?.on(set, config.windows());
         trainer.resume(&self.product(Stage::Denoiser))?;
         let training = OnBlocks { trainer, sampler, batch: config.batch };
         self.train(Stage::Denoiser, training, config.steps)

@@ -69,7 +69,7 @@ impl Stage {
     ];
 
     /// Whether several processes do it together.
-    fn is_shared(self) -> bool {
+    pub fn is_shared(self) -> bool {
         matches!(self, Self::Denoiser | Self::Consistency)
     }
 

@@ -66,12 +66,11 @@ impl Run {
                 sums.fill(0.0);
             }
             if saves {
-                if leads {
-                    let checkpoint = training.trainer().checkpoint()?;
-                    if !checkpoint.is_finite() {
-                        return Err(diverged("the weights are no numbers", step, saved, &path));
-                    }
-                    checkpoint.save(&path)?;
+                let outcome = if leads { save(training.trainer(), &path, step, saved) } else { Ok(()) };
+                // The others neither go on without the one that saves nor end before it has.
+                if group.any(outcome.is_err())? {
+                    outcome?;
+                    return Err(Error::Usage(format!("{name}: the process that leads could not save step {step}")));
                 }
                 saved = step;
                 if interrupted && step < steps {
@@ -97,6 +96,15 @@ impl Run {
     pub(super) fn steps_done(&self, stage: Stage) -> Result<u64> {
         Ok(Checkpoint::load(&self.product(stage))?.map_or(0, |checkpoint| checkpoint.step))
     }
+}
+
+/// Saves a trainer, the last save of which was at the step `saved`, unless its weights are no numbers.
+fn save(trainer: &dyn Trainer, path: &Path, step: u64, saved: u64) -> Result<()> {
+    let checkpoint = trainer.checkpoint()?;
+    if !checkpoint.is_finite() {
+        return Err(diverged("the weights are no numbers", step, saved, path));
+    }
+    checkpoint.save(path)
 }
 
 /// What became of a run that went astray in `step`, with a checkpoint of the step `saved` at `path`, or none.

@@ -5,14 +5,15 @@ use super::{NodeId, Op, Tape};
 use crate::backend::{Backend, Pool};
 
 impl<B: Backend> Tape<'_, B> {
-    /// Sets the gradient of `id` that [`Self::backward`] starts from; adds where there is one.
+    /// [`Self::seed_with`] from the host.
+    #[cfg(test)]
     pub fn seed(&mut self, id: NodeId, grad: &[f32]) {
         assert_eq!(grad.len(), len(self.shape(id)), "a gradient has its node's shape");
         let buffer = self.backend.upload_activations(grad);
         self.give(id, buffer);
     }
 
-    /// The same with a gradient that is on the device already.
+    /// Sets the gradient of `id` that [`Self::backward`] starts from; adds where there is one.
     pub fn seed_with(&mut self, id: NodeId, grad: B::Buffer) {
         self.give(id, grad);
     }

@@ -115,6 +115,7 @@ impl<'a, B: Backend> Tape<'a, B> {
     }
 
     /// Host copy of a node's gradient after [`Self::backward`]; inputs keep theirs, other nodes do not.
+    #[cfg(test)]
     pub fn grad(&self, id: NodeId) -> Option<Vec<f32>> {
         self.nodes[id.0].grad.as_ref().map(|g| self.backend.download(g))
     }

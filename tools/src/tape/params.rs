@@ -1,7 +1,7 @@
 //! Trained tensors with their gradients, optimizer moments and moving average.
 
 use super::op::{Shape, len};
-use crate::backend::{AdamW, Backend, Pace, Trained};
+use crate::backend::{AdamW, Backend, Trained};
 use crate::group::Group;
 use crate::random::Random;
 
@@ -118,15 +118,9 @@ impl<B: Backend> ParamSet<B> {
         backend.average(&mut grads.chain([loss]).collect::<Vec<_>>());
     }
 
-    /// One AdamW update of every tensor. Weight decay falls on matrices only.
-    pub fn update(&mut self, backend: &B, settings: &AdamW, pace: &Pace) {
-        let pace = backend.upload(&pace.words(settings));
-        self.update_at(backend, settings, &pace);
-        backend.release(pace);
-    }
-
-    /// The same at a pace that is on the device already.
-    pub fn update_at(&mut self, backend: &B, settings: &AdamW, pace: &B::Buffer) {
+    /// One AdamW update of every tensor at `pace` ([`Pace::words`](crate::backend::Pace::words)). Weight decay falls on
+    /// matrices only.
+    pub fn update(&mut self, backend: &B, settings: &AdamW, pace: &B::Buffer) {
         let tensors = self.params.iter_mut().map(|p| Trained {
             grad: &p.grad,
             value: &mut p.value,

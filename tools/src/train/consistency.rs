@@ -97,7 +97,7 @@ mod tests {
                 thumbnail_noise: 0.0,
                 neighbour_dropout: 0.0,
             };
-            let (sampler, latents) = (Sampler::new(&set, settings), cpu.latents(&set, windows));
+            let (sampler, latents) = (Sampler::new(&set, settings), cpu.latents(set.clone(), windows));
             let draw = |subjects: &[Subject]| {
                 let mut batch = cpu.layout(&latents).lengths(subjects.len()).map(|&n| vec![f32::NAN; n]);
                 cpu.draw(&latents, &Subject::words(subjects), &mut batch);

@@ -155,7 +155,7 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
         let fake = self.loss.seed(&mut tape, decoded, &inputs.images, inputs.adversarial);
         tape.backward();
         drop(tape);
-        self.set.update_at(backend, optimizer, &inputs.pace);
+        self.set.update(backend, optimizer, &inputs.pace);
         if let Some(fake) = fake {
             self.loss.train_critic(fake, &inputs.images, inputs.shape, optimizer);
         }

@@ -204,7 +204,7 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
     }
 
     /// The same networks, trained on windows of `set`.
-    pub fn on(self, set: &LatentSet, windows: WindowSettings) -> Self {
+    pub fn on(self, set: LatentSet, windows: WindowSettings) -> Self {
         Self { latents: Some(self.backend.latents(set, windows)), ..self }
     }
 
@@ -329,7 +329,7 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
     }
 
     fn update(&mut self, inputs: &Inputs<B>) {
-        self.set.update_at(self.backend, &self.optimizer.adamw(), &inputs.pace);
+        self.set.update(self.backend, &self.optimizer.adamw(), &inputs.pace);
     }
 
     /// The networks with averaged weights, for export.
@@ -523,7 +523,7 @@ mod tests {
         // The loss of the step of the number `step`, of new networks.
         let begin = |dropout: f32, step: u64| {
             let trainer = DenoiserTrainer::new(&cpu, &config(dropout), latent, 7).unwrap();
-            let mut trainer = trainer.on(&set, config(0.0).windows());
+            let mut trainer = trainer.on(set.clone(), config(0.0).windows());
             trainer.step = step - 1;
             trainer.train(&subjects).unwrap()
         };
@@ -534,7 +534,7 @@ mod tests {
         let pairs = sampler.draw_pairs(3, 0.5, &mut Random::new(2));
         let tune = |dropout: f32| {
             let trainer = DenoiserTrainer::new(&cpu, &config(dropout), latent, 7).unwrap();
-            trainer.on(&set, config(0.0).windows()).tune(&pairs).unwrap()
+            trainer.on(set.clone(), config(0.0).windows()).tune(&pairs).unwrap()
         };
         assert!(tune(0.0) != tune(0.5) && tune(0.5) == tune(0.5));
     }

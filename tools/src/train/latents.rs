@@ -170,7 +170,7 @@ mod tests {
     /// What the CPU makes of `subjects`.
     fn batch(set: &LatentSet, windows: WindowSettings, subjects: &[Subject]) -> Batch<Vec<f32>> {
         let cpu = Cpu::default();
-        let latents = cpu.latents(set, windows);
+        let latents = cpu.latents(set.clone(), windows);
         let mut batch = cpu.layout(&latents).lengths(subjects.len()).map(|&n| vec![f32::NAN; n]);
         cpu.draw(&latents, &Subject::words(subjects), &mut batch);
         batch

@@ -159,7 +159,7 @@ impl<'a, B: Backend> PictureLoss<'a, B> {
         let mut right = self.backend.alloc(len(shape));
         self.backend.convert(real, &mut right);
         hinge(self.backend, &mut self.critic_set, critic, [right, fake], shape, &mut self.measured.discriminator);
-        self.critic_set.update_at(self.backend, optimizer, &self.pace);
+        self.critic_set.update(self.backend, optimizer, &self.pace);
     }
 
     /// What the last step saw; with `adversarial` also of the critic.

@@ -51,7 +51,7 @@ pub struct VqganTraining {
 pub struct VqganLosses {
     /// Of the pictures.
     pub picture: PictureErrors,
-    /// Mean squared distance of latents to their codes.
+    /// Mean squared distance of latents to their codes; 0 where that has no weight.
     pub commitment: f64,
     /// Entries revived.
     pub revived: usize,
@@ -221,7 +221,7 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         let fake = self.loss.seed(&mut tape, decoded, &inputs.images, inputs.kind.adversarial);
         tape.backward();
         drop(tape);
-        self.set.update_at(backend, optimizer, &inputs.pace);
+        self.set.update(backend, optimizer, &inputs.pace);
         if let Some(fake) = fake {
             self.loss.train_critic(fake, &inputs.images, inputs.kind.shape, optimizer);
         }

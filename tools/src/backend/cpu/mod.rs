@@ -327,8 +327,8 @@ impl Backend for Cpu {
         pointwise::update(settings, pace, tensors);
     }
 
-    fn latents(&self, set: &LatentSet, settings: WindowSettings) -> Latents {
-        Latents::new(set.clone(), settings)
+    fn latents(&self, set: LatentSet, settings: WindowSettings) -> Latents {
+        Latents::new(set, settings)
     }
 
     fn layout<'l>(&self, latents: &'l Latents) -> &'l Layout {

@@ -17,6 +17,8 @@ use super::memory::Place;
 /// ask for some in the midst of a recording.
 const WORKSPACE: usize = 32 << 20;
 
+const FLOAT_SUMS: sys::cublasMath_t = sys::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+
 /// A handle on one stream.
 #[derive(Debug)]
 pub struct Blas {
@@ -39,6 +41,8 @@ impl Blas {
             // destroyed, and used by nothing else; without it cuBLAS takes its own.
             unsafe {
                 result::set_stream(blas.handle, stream.cu_stream().cast())?;
+                // Sums of bf16 stay float, also where a product is done in parts.
+                sys::cublasSetMathMode(blas.handle, FLOAT_SUMS).result()?;
                 if let Ok(workspace) = driver::malloc_sync(WORKSPACE) {
                     blas.workspace = workspace;
                     sys::cublasSetWorkspace_v2(blas.handle, workspace as *mut _, WORKSPACE).result()?;

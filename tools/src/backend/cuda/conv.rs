@@ -117,9 +117,12 @@ impl Cuda {
     /// A weight as an operand of products with activations, where it is not that itself.
     fn narrow_weight(&self, weight: &Buffer) -> Option<Rc<Buffer>> {
         self.bf16.then(|| {
-            weight.narrow_copy(|| {
-                let copy = self.lasting(Extent { len: weight.len(), narrow: true });
-                self.each("to_activations", weight.len(), &arguments![weight, copy]);
+            weight.narrow_copy().unwrap_or_else(|| {
+                let copy = Rc::new(self.lasting(Extent { len: weight.len(), narrow: true }));
+                self.each("to_activations", weight.len(), &arguments![weight, &*copy]);
+                if !self.broken.get() {
+                    weight.keep_narrow_copy(copy.clone());
+                }
                 copy
             })
         })

@@ -27,6 +27,9 @@ use crate::group::Group;
 /// Oldest driver that is asked for anything, as `cuDriverGetVersion` numbers them: CUDA 12.0.
 const OLDEST_DRIVER: i32 = 12_000;
 
+/// Least compute capability whose tensor cores take bf16.
+const OLDEST_BF16: (u32, u32) = (8, 0);
+
 /// An argument of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Argument {
@@ -95,7 +98,7 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::Usage`] naming what is missing and where it was looked for: no driver, one that is too old, no such
-    /// GPU, no compiler.
+    /// GPU, one without bf16 where that is wanted, no compiler.
     pub fn open(ordinal: usize, bf16: bool, cache: Option<&Path>) -> Result<Self> {
         let version = driver_version()?;
         let fault = |what: &str, e: DriverError| Error::Usage(format!("CUDA device {ordinal}: {what}: {e}"));
@@ -113,6 +116,11 @@ impl Device {
         };
         let (stream, name, (major, minor), multiprocessors) = attributes().map_err(|e| fault("cannot be used", e))?;
         let arch = (major.unsigned_abs(), minor.unsigned_abs());
+        if bf16 && arch < OLDEST_BF16 {
+            return Err(Error::Usage(format!(
+                "CUDA device {ordinal} ({name}) has compute capability {major}.{minor}; bf16 needs 8.0 (--precision f32)"
+            )));
+        }
         let source = program::source(bf16);
         let image = program::machine_code(&source, arch, version, cache)?;
         let kernels = load(&image, &source).map_err(|e| {

@@ -246,9 +246,14 @@ impl Buffer {
         Place { address: self.address + before as u64, narrow: self.extent.narrow, bytes: self.bytes() - before }
     }
 
-    /// The copy in bf16; `make` makes it where there is none.
-    pub fn narrow_copy(&self, make: impl FnOnce() -> Buffer) -> Rc<Buffer> {
-        self.narrow_copy.borrow_mut().get_or_insert_with(|| Rc::new(make())).clone()
+    /// The copy in bf16, where there is one.
+    pub fn narrow_copy(&self) -> Option<Rc<Buffer>> {
+        self.narrow_copy.borrow().clone()
+    }
+
+    /// Keeps a copy in bf16.
+    pub fn keep_narrow_copy(&self, copy: Rc<Buffer>) {
+        self.narrow_copy.replace(Some(copy));
     }
 
     /// The address of element `index` of the copy in bf16, for who changes both; 0 where there is no copy.

@@ -34,7 +34,6 @@ struct Functions {
     all_reduce: Symbol<AllReduce>,
     group_start: Symbol<unsafe extern "C" fn() -> c_int>,
     group_end: Symbol<unsafe extern "C" fn() -> c_int>,
-    destroy: Symbol<unsafe extern "C" fn(Communicator) -> c_int>,
     error: Symbol<unsafe extern "C" fn(c_int) -> *const c_char>,
 }
 
@@ -53,7 +52,6 @@ impl Functions {
                 all_reduce: library.get(b"ncclAllReduce\0").map_err(missing)?,
                 group_start: library.get(b"ncclGroupStart\0").map_err(missing)?,
                 group_end: library.get(b"ncclGroupEnd\0").map_err(missing)?,
-                destroy: library.get(b"ncclCommDestroy\0").map_err(missing)?,
                 error: library.get(b"ncclGetErrorString\0").map_err(missing)?,
             })
         }
@@ -70,7 +68,8 @@ impl Functions {
     }
 }
 
-/// This process's part of a communicator, on one stream.
+/// This process's part of a communicator, on one stream. It stays until the process ends: to destroy it takes all
+/// processes, of which one may be gone, and the others would wait for ever.
 #[derive(Debug)]
 pub struct Nccl {
     functions: Functions,
@@ -129,12 +128,5 @@ impl Nccl {
             functions.check("a mean", submitted)?;
         }
         functions.check("a group", unsafe { (functions.group_end)() })
-    }
-}
-
-impl Drop for Nccl {
-    fn drop(&mut self) {
-        // SAFETY: made by `join` and destroyed once. Where another process is gone that fails, and so be it.
-        let _ = unsafe { (self.functions.destroy)(self.communicator) };
     }
 }

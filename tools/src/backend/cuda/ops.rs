@@ -387,8 +387,8 @@ impl Backend for Cuda {
         self.update_all(settings, pace, tensors);
     }
 
-    fn latents(&self, set: &LatentSet, settings: WindowSettings) -> Latents {
-        self.upload_latents(set, settings)
+    fn latents(&self, set: LatentSet, settings: WindowSettings) -> Latents {
+        self.upload_latents(&set, settings)
     }
 
     fn layout<'l>(&self, latents: &'l Latents) -> &'l Layout {

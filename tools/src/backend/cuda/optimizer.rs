@@ -46,21 +46,11 @@ impl Cuda {
         if chunks == 0 {
             return;
         }
-        let mut tables = self.tables.borrow_mut();
-        let known = tables.iter().position(|table| table.words == words);
-        let index = known.unwrap_or_else(|| {
-            if tables.len() == TABLES {
-                tables.remove(0);
-            }
-            let buffer = self.lasting(Extent::floats(2 * words.len()));
-            self.run(|device| device.upload(&words, buffer.address()));
-            tables.push(Rc::new(Table { words, buffer }));
-            tables.len() - 1
-        });
+        let Some(table) = self.table(words) else { return };
         if let Some(recorded) = self.recorded_tables.borrow_mut().as_mut() {
-            recorded.push(tables[index].clone());
+            recorded.push(table.clone());
         }
-        let table = &tables[index].buffer;
+        let table = &table.buffer;
         let (partial, scale) = (self.scratch(2 * chunks), self.scratch(1));
         // The arrays are named by the table: gradient; then value, moments and average too, there and back.
         let values = tensors.iter().map(|t| t.value.len()).sum::<usize>();
@@ -69,5 +59,23 @@ impl Cuda {
         self.launch("clip", [1, 1, 1], &arguments![chunks, s.max_norm, partial, scale]);
         let arguments = arguments![s.beta1, s.beta2, s.weight_decay, pace, scale, table];
         self.launch_counted("adamw", [chunks, 1, 1], &arguments, cost(9));
+    }
+
+    /// The table of these words on the device; none where it cannot be brought there.
+    fn table(&self, words: Vec<u64>) -> Option<Rc<Table>> {
+        let mut tables = self.tables.borrow_mut();
+        if let Some(known) = tables.iter().find(|table| table.words == words) {
+            return Some(known.clone());
+        }
+        let buffer = self.lasting(Extent::floats(2 * words.len()));
+        self.run(|device| device.upload(&words, buffer.address()));
+        if self.broken.get() {
+            return None;
+        }
+        if tables.len() == TABLES {
+            tables.remove(0);
+        }
+        tables.push(Rc::new(Table { words, buffer }));
+        tables.last().cloned()
     }
 }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::{CudaStream, sys};
 
+use super::libraries;
+
 /// What something costs by its sizes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
@@ -63,7 +65,7 @@ impl Profiler {
         for (what, cost, [start, end]) in std::mem::take(&mut self.noted) {
             // SAFETY: both events were recorded and have happened; each is destroyed once.
             let milliseconds = unsafe {
-                let taken = result::event::elapsed(start, end);
+                let taken = elapsed(start, end);
                 let _ = result::event::destroy(start);
                 let _ = result::event::destroy(end);
                 taken?
@@ -76,4 +78,19 @@ impl Profiler {
         }
         Ok(profile)
     }
+}
+
+/// Milliseconds between two events. (cudarc looks for the function under the name of CUDA 12.8 and later alone.)
+unsafe fn elapsed(start: sys::CUevent, end: sys::CUevent) -> Result<f32, DriverError> {
+    type Elapsed = unsafe extern "C" fn(*mut f32, sys::CUevent, sys::CUevent) -> sys::CUresult;
+    let missing = DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND);
+    let driver = libraries::load(libraries::DRIVER).map_err(|_| missing)?;
+    let mut milliseconds = 0.0;
+    // SAFETY: both have had this type since CUDA 2; the caller's events were recorded and have happened.
+    unsafe {
+        let function = driver.get::<Elapsed>(b"cuEventElapsedTime_v2\0");
+        let function = function.or_else(|_| driver.get::<Elapsed>(b"cuEventElapsedTime\0")).map_err(|_| missing)?;
+        function(&mut milliseconds, start, end).result()?;
+    }
+    Ok(milliseconds)
 }

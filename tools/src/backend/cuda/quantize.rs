@@ -6,7 +6,7 @@ use super::memory::Buffer;
 use super::{BLOCK, Cuda, arguments};
 use crate::backend::Backend;
 
-/// Rows of a block: one a warp.
+/// Rows, or entries, of a block: one a warp.
 const ROWS: usize = BLOCK as usize / 32;
 
 impl Cuda {
@@ -70,7 +70,8 @@ impl Cuda {
         assert_eq!([rows.len(), book.entries.len(), book.sums.len()], [codes.len() * c, size * c, size * c]);
         assert_eq!([key.len(), revived.len()], [2, 1]);
         let (sums, counts, begins) = (self.scratch(size * c), self.scratch(size), self.scratch(size));
-        self.each("book_sums", size * c, &arguments![c, codes.len(), rows, codes, sums, counts]);
+        let arguments = arguments![size, c, codes.len(), rows, codes, sums, counts];
+        self.launch("book_sums", [size.div_ceil(ROWS), 1, 1], &arguments);
         let given = arguments![c, codes.len(), decay, DEAD, key, rows, sums, counts];
         let kept = arguments![book.entries, book.uses, book.sums, begins];
         self.each("update_book", size, &[&given[..], &kept].concat());

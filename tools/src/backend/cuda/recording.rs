@@ -21,7 +21,7 @@ enum State {
     Recorded {
         graph: Graph,
         /// What the graph works in.
-        _arena: Arena,
+        arena: Arena,
         _tables: Vec<Rc<Table>>,
     },
     /// The driver cannot record it.
@@ -53,8 +53,14 @@ impl Drop for Arena {
 impl Cuda {
     /// See [`Backend::repeat`](super::super::Backend::repeat).
     pub(super) fn record_or_replay(&self, recording: &mut Recording, mut work: impl FnMut()) {
-        if !self.records || self.device.is_profiled() {
+        if !self.records {
             return work();
+        }
+        if self.device.is_profiled() {
+            return match &mut recording.0 {
+                State::Tried(arena) | State::Recorded { arena, .. } => arena.within(work),
+                State::New | State::Refused => work(),
+            };
         }
         let state = std::mem::take(&mut recording.0);
         recording.0 = match state {
@@ -66,9 +72,9 @@ impl Cuda {
                 State::Tried(arena)
             }
             State::Tried(arena) => self.record(arena, work),
-            State::Recorded { graph, _arena, _tables } => {
+            State::Recorded { graph, arena, _tables } => {
                 self.replay(&graph);
-                State::Recorded { graph, _arena, _tables }
+                State::Recorded { graph, arena, _tables }
             }
             State::Refused => {
                 work();
@@ -94,7 +100,7 @@ impl Cuda {
         match graph.expect("work was recorded") {
             Ok(graph) if !self.broken.get() => {
                 self.replay(&graph);
-                State::Recorded { graph, _arena: arena, _tables: tables }
+                State::Recorded { graph, arena, _tables: tables }
             }
             failed => {
                 // Nothing was done, so nothing is lost: the work is submitted as it was before.

@@ -159,7 +159,7 @@ pub(super) fn windows<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
 
 /// The arrays of a batch.
 fn drawn<B: Backend>(backend: &B, set: &LatentSet, settings: WindowSettings, words: &[f32]) -> Vec<Vec<f32>> {
-    let latents = backend.latents(set, settings);
+    let latents = backend.latents(set.clone(), settings);
     let subjects = backend.upload(words);
     let lengths = backend.layout(&latents).lengths(words.len() / Subject::WORDS);
     let poison = |n: usize| vec![f32::NAN; n];

@@ -55,7 +55,8 @@ fn the_critic_learns_to_tell_sharp_from_blurred() {
         let mut loss = vec![f32::NAN];
         hinge(&backend, &mut set, &critic, [real, fake], SHAPE, &mut loss);
         losses.push(f64::from(loss[0]));
-        set.update(&backend, &config.adamw(), &config.at(step, 200));
+        let pace = config.at(step, 200).words(&config.adamw()).to_vec();
+        set.update(&backend, &config.adamw(), &pace);
         if step % 20 == 0 {
             println!("{step} {:.4}", losses.last().unwrap());
         }

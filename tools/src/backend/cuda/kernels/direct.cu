@@ -72,7 +72,7 @@ static __device__ __forceinline__ void multiply_tiles(const bf16* a, const bf16*
     }
 }
 
-// Eight values as eight rows' elements at `k`.
+// Eight values as eight rows' elements at `k`, which is the thread's place in its warp: so its stores lie side by side.
 static __device__ __forceinline__ void store_across(bf16* rows, unsigned k, const Eight& values) {
     for (int i = 0; i < 8; i++) rows[i * STRIDE + k] = values.values[i];
 }
@@ -107,14 +107,14 @@ static __device__ void direct(unsigned m, unsigned n, unsigned out_height, unsig
             unsigned column = column0 + line;
             if (column < n && k < depth) next_b = *(const Eight*)(weight + (tap * n + column) * source.channels + channel);
         } else {
-            unsigned term = k0 + threadIdx.x / 8, column = column0 + threadIdx.x % 8 * 8;
+            unsigned term = k0 + threadIdx.x % 32, column = column0 + threadIdx.x / 32 * 8;
             if (column < n && term < depth) next_b = *(const Eight*)(weight + term * n + column);
         }
     };
     auto put = [&](unsigned buffer) {
         for (int i = 0; i < 2; i++) *(Eight*)(tile_a[buffer] + (line + 64 * i) * STRIDE + eighth) = next_a[i];
         if (backward) *(Eight*)(tile_b[buffer] + line * STRIDE + eighth) = next_b;
-        else store_across(tile_b[buffer] + threadIdx.x % 8 * 8 * STRIDE, threadIdx.x / 8, next_b);
+        else store_across(tile_b[buffer] + threadIdx.x / 32 * 8 * STRIDE, threadIdx.x % 32, next_b);
     };
     unsigned warp = threadIdx.x >> 5, row = warp / 2 * 32, column = warp % 2 * 32;
     float sums[2][4][4] = {};
@@ -175,7 +175,7 @@ extern "C" __global__ void direct_conv_grad_weight(unsigned pixels, unsigned out
     unsigned depth = rows * columns * channels, row0 = blockIdx.x * 64, column0 = blockIdx.y * 64;
     unsigned first = blockIdx.z * slice, last = first + slice < pixels ? first + slice : pixels;
     // A thread gathers eight rows of one term, of a and of b.
-    unsigned eighth = threadIdx.x % 8 * 8, term = threadIdx.x / 8;
+    unsigned eighth = threadIdx.x / 32 * 8, term = threadIdx.x % 32;
     unsigned k = row0 + eighth, tap = k / channels, channel = k % channels;
     Eight next_a, next_b;
     auto gather = [&](unsigned pixel0) {

@@ -46,21 +46,28 @@ extern "C" __global__ void look_up(unsigned n, unsigned channels, const unsigned
     }
 }
 
-// Sums of the rows that use an entry, in their order, and how many they are: sums [K, channels], counts [K]; n is
-// K · channels. Every thread looks at all codes, so that no order is left to chance.
-extern "C" __global__ void book_sums(unsigned n, unsigned channels, unsigned rows, const act* values,
+// Sums of the rows that use an entry, in their order, and how many they are: sums [K, channels], counts [K]. A warp does
+// one entry: it looks at 32 codes at a time, and its threads add a row's channels.
+extern "C" __global__ void book_sums(unsigned entries, unsigned channels, unsigned rows, const act* values,
                                      const float* codes, float* sums, float* counts) {
-    FOR_EACH(i, n) {
-        unsigned entry = i / channels, c = i % channels;
-        float sum = 0.0f, count = 0.0f;
-        for (unsigned row = 0; row < rows; row++) {
-            if ((unsigned)codes[row] != entry) continue;
-            sum += load(values + row * channels + c);
-            count += 1.0f;
+    unsigned lane = threadIdx.x & 31, entry = blockIdx.x * (BLOCK / 32) + (threadIdx.x >> 5);
+    if (entry >= entries) return;
+    unsigned count = 0;
+    for (unsigned first = 0; first < channels; first += 32) {
+        unsigned c = first + lane;
+        float sum = 0.0f;
+        count = 0;
+        for (unsigned row0 = 0; row0 < rows; row0 += 32) {
+            unsigned row = row0 + lane;
+            unsigned users = __ballot_sync(0xffffffffu, row < rows && (unsigned)codes[row] == entry);
+            for (; users; users &= users - 1) {
+                if (c < channels) sum += load(values + (row0 + __ffs(users) - 1) * channels + c);
+                count++;
+            }
         }
-        sums[i] = sum;
-        if (c == 0) counts[entry] = count;
+        if (c < channels) sums[entry * channels + c] = sum;
     }
+    if (lane == 0) counts[entry] = (float)count;
 }
 
 // Moves the averages and the entries; n counts entries. One that is used less than `dead` begins anew at a row that
