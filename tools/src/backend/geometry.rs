@@ -203,7 +203,7 @@ impl Pace {
 #[derive(Debug)]
 pub struct Trained<'a, T> {
     /// Gradient.
-    pub grad: &'a T,
+    pub grad: &'a mut T,
     /// Value.
     pub value: &'a mut T,
     /// First moment.

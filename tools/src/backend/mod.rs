@@ -253,7 +253,8 @@ pub trait Backend {
     );
     /// `to[n, …] += weights[n] · (a[n, …] − b[n, …])`.
     fn add_difference(&self, weights: &Self::Buffer, a: &Self::Buffer, b: &Self::Buffer, to: &mut Self::Buffer);
-    /// One AdamW update of all tensors of a network at `pace` ([`Pace::words`]), then `average ← d·average + (1−d)·value`.
+    /// One AdamW update of all tensors of a network at `pace` ([`Pace::words`]), then `average ← d·average + (1−d)·value`
+    /// and `gradient ← 0`: the next step adds to it.
     fn update(&self, settings: &AdamW, pace: &Self::Buffer, tensors: &mut [Trained<'_, Self::Buffer>]);
 
     /// Brings a set of latents to the device.

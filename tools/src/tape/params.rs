@@ -14,7 +14,7 @@ pub struct Param<B: Backend> {
     pub shape: Shape,
     /// Current value.
     pub value: B::Buffer,
-    /// Gradient of the last backward pass.
+    /// Sum of the gradients of all backward passes since the last update.
     pub grad: B::Buffer,
     /// First moment of AdamW.
     pub first_moment: B::Buffer,
@@ -88,11 +88,6 @@ impl<B: Backend> ParamSet<B> {
         self.params.iter().map(|p| len(p.shape)).sum()
     }
 
-    /// Sets all gradients to zero.
-    pub fn clear_grads(&mut self, backend: &B) {
-        self.params.iter_mut().for_each(|p| backend.clear(&mut p.grad));
-    }
-
     /// Replaces every gradient by its mean over the processes of `group`.
     ///
     /// # Errors
@@ -118,11 +113,11 @@ impl<B: Backend> ParamSet<B> {
         backend.average(&mut grads.chain([loss]).collect::<Vec<_>>());
     }
 
-    /// One AdamW update of every tensor at `pace` ([`Pace::words`](crate::backend::Pace::words)). Weight decay falls on
-    /// matrices only.
+    /// One AdamW update of every tensor at `pace` ([`Pace::words`](crate::backend::Pace::words)), after which gradients are
+    /// zero. Weight decay falls on matrices only.
     pub fn update(&mut self, backend: &B, settings: &AdamW, pace: &B::Buffer) {
         let tensors = self.params.iter_mut().map(|p| Trained {
-            grad: &p.grad,
+            grad: &mut p.grad,
             value: &mut p.value,
             first_moment: &mut p.first_moment,
             second_moment: &mut p.second_moment,

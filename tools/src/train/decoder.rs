@@ -148,7 +148,6 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
     /// All of a step that the device does.
     fn compute(&mut self, inputs: &Inputs<B>, optimizer: &AdamW) {
         let (backend, latent) = (self.backend, self.latent_shape(inputs.shape));
-        self.set.clear_grads(backend);
         let mut tape = Tape::new(backend, &mut self.set);
         let input = float_input(backend, &mut tape, &inputs.latents, latent);
         let decoded = self.decoder.apply(&mut tape, input);

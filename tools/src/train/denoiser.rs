@@ -298,7 +298,6 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
     fn gradients(&mut self, inputs: &mut Inputs<B>) {
         let (backend, samples) = (self.backend, inputs.samples[0]);
         let networks = (&self.conditioner, &self.denoiser);
-        self.set.clear_grads(backend);
         let mut batch = self.draw(&inputs.subjects[0], samples);
         if inputs.samples[1] > 0 {
             let earlier = self.draw(&inputs.subjects[1], samples);

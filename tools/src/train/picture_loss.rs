@@ -237,7 +237,6 @@ fn hinge<B: Backend>(
     shape: [usize; 4],
     loss: &mut B::Buffer,
 ) {
-    set.clear_grads(backend);
     backend.clear(loss);
     for (picture, sign) in pictures.into_iter().zip([1.0f32, -1.0]) {
         let mut tape = Tape::new(backend, set);

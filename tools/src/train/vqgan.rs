@@ -209,7 +209,6 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
     /// All of a step that the device does.
     fn compute(&mut self, inputs: &mut Inputs<B>, optimizer: &AdamW) {
         let backend = self.backend;
-        self.set.clear_grads(backend);
         let mut tape = Tape::new(backend, &mut self.set);
         let input = float_input(backend, &mut tape, &inputs.images, inputs.kind.shape);
         let latent = self.encoder.apply(&mut tape, input);

@@ -272,7 +272,7 @@ pub fn update(settings: &AdamW, pace: &[f32], tensors: &mut [Trained<'_, Vec<f32
             .zip(t.first_moment.par_chunks_mut(CHUNK))
             .zip(t.second_moment.par_chunks_mut(CHUNK))
             .zip(t.average.par_chunks_mut(CHUNK))
-            .zip(t.grad.par_chunks(CHUNK))
+            .zip(t.grad.par_chunks_mut(CHUNK))
             .for_each(|((((value, m), v), average), grad)| {
                 adamw_chunk(&settings, pace, grad_scale, grad, value, m, v, average);
             });
@@ -281,14 +281,15 @@ pub fn update(settings: &AdamW, pace: &[f32], tensors: &mut [Trained<'_, Vec<f32
 
 simd! {
     fn adamw_chunk(
-        s: &AdamW, pace: &[f32], grad_scale: f32, grad: &[f32], value: &mut [f32], m: &mut [f32], v: &mut [f32],
+        s: &AdamW, pace: &[f32], grad_scale: f32, grad: &mut [f32], value: &mut [f32], m: &mut [f32], v: &mut [f32],
         average: &mut [f32],
     ) {
         let (rate, correct1, correct2, average_decay) = (pace[0], pace[1], pace[2], pace[3]);
         let n = value.len();
-        let (grad, m, v, average) = (&grad[..n], &mut m[..n], &mut v[..n], &mut average[..n]);
+        let (grad, m, v, average) = (&mut grad[..n], &mut m[..n], &mut v[..n], &mut average[..n]);
         for i in 0..n {
             let g = grad[i] * grad_scale;
+            grad[i] = 0.0;
             m[i] = s.beta1 * m[i] + (1.0 - s.beta1) * g;
             v[i] = s.beta2 * v[i] + (1.0 - s.beta2) * g * g;
             let update = m[i] * correct1 / ((v[i] * correct2).sqrt() + 1e-8);

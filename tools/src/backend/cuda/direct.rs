@@ -44,7 +44,7 @@ impl Cuda {
         let ((h, w), pixels) = (g.out_size(), pixels(g));
         let tiles = [depth(g).div_ceil(WEIGHT_TILE), g.outputs.div_ceil(WEIGHT_TILE)];
         // Long sums of few elements: slices of the pixels fill the device, and are then added in order.
-        let wanted = (4 * self.device.multiprocessors as usize).div_ceil(tiles[0] * tiles[1]);
+        let wanted = (2 * self.device.multiprocessors as usize).div_ceil(tiles[0] * tiles[1]);
         let slice = pixels.div_ceil(wanted).max(SLICE);
         let slices = pixels.div_ceil(slice).max(1);
         let partial = self.scratch(slices * weight.len());

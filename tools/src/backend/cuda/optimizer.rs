@@ -25,7 +25,7 @@ pub(super) struct Table {
 fn words(tensors: &[Trained<'_, Buffer>]) -> Vec<u64> {
     let mut words = Vec::new();
     for t in tensors {
-        let arrays = [t.grad, &*t.value, &*t.first_moment, &*t.second_moment, &*t.average];
+        let arrays = [&*t.grad, &*t.value, &*t.first_moment, &*t.second_moment, &*t.average];
         assert!(arrays.iter().all(|array| array.len() == t.value.len()), "a tensor's arrays have one length");
         t.average.drop_narrow_copy();
         for start in (0..t.value.len()).step_by(CHUNK) {
@@ -52,13 +52,13 @@ impl Cuda {
         }
         let table = &table.buffer;
         let (partial, scale) = (self.scratch(2 * chunks), self.scratch(1));
-        // The arrays are named by the table: gradient; then value, moments and average too, there and back.
+        // The arrays are named by the table: gradient; then value, moments and average too, there and back, and zeros.
         let values = tensors.iter().map(|t| t.value.len()).sum::<usize>();
         let cost = |arrays: usize| Cost { bytes: (arrays * values * size_of::<f32>()) as u64, operations: 0 };
         self.launch_counted("chunk_square_sums", [chunks, 1, 1], &arguments![table, partial], cost(1));
         self.launch("clip", [1, 1, 1], &arguments![chunks, s.max_norm, partial, scale]);
         let arguments = arguments![s.beta1, s.beta2, s.weight_decay, pace, scale, table];
-        self.launch_counted("adamw", [chunks, 1, 1], &arguments, cost(9));
+        self.launch_counted("adamw", [chunks, 1, 1], &arguments, cost(10));
     }
 
     /// The table of these words on the device; none where it cannot be brought there.

@@ -179,11 +179,14 @@ pub(super) fn update<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
         let settings = AdamW { beta1: 0.9, beta2: 0.99, weight_decay: 0.1, max_norm };
         let pace = Pace { rate: 1e-2, step, average_decay: 0.9 }.words(&settings);
         let inputs = [n, n, n, n, n, m, m, m, m, m].map(|n| floats(pair.normal(n).iter().map(|v| v.abs()).collect()));
-        let outputs = [n, n, n, n, m, m, m, m].map(FloatPoison);
+        let outputs = [n, n, n, n, n, m, m, m, m, m].map(FloatPoison);
         compare!(pair, inputs inputs.into_iter().collect(), outputs outputs,
             |b, [grad, value, first, second, average, grad2, value2, first2, second2, average2],
-             [value_out, first_out, second_out, average_out, value2_out, first2_out, second2_out, average2_out]| {
+             [grad_out, value_out, first_out, second_out, average_out,
+              grad2_out, value2_out, first2_out, second2_out, average2_out]| {
             // The operation works in place.
+            b.copy(grad, grad_out);
+            b.copy(grad2, grad2_out);
             b.copy(value, value_out);
             b.copy(first, first_out);
             b.copy(second, second_out);
@@ -194,7 +197,7 @@ pub(super) fn update<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
             b.copy(average2, average2_out);
             let mut tensors = [
                 Trained {
-                    grad,
+                    grad: grad_out,
                     value: value_out,
                     first_moment: first_out,
                     second_moment: second_out,
@@ -202,7 +205,7 @@ pub(super) fn update<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
                     decays: true,
                 },
                 Trained {
-                    grad: grad2,
+                    grad: grad2_out,
                     value: value2_out,
                     first_moment: first2_out,
                     second_moment: second2_out,

@@ -2,7 +2,7 @@
 // moving average of the weights. A block does one chunk of one tensor.
 
 struct Chunk {
-    const float* grad;
+    float* grad;
     float* value;
     float* first;
     float* second;
@@ -41,6 +41,7 @@ extern "C" __global__ void adamw(float beta1, float beta2, float weight_decay, c
     float scale = grad_scale[0], decay = chunk.decays ? weight_decay : 0.0f;
     for (unsigned i = threadIdx.x; i < (unsigned)chunk.len; i += BLOCK) {
         float g = chunk.grad[i] * scale;
+        chunk.grad[i] = 0.0f;
         float first = beta1 * chunk.first[i] + (1.0f - beta1) * g;
         float second = beta2 * chunk.second[i] + (1.0f - beta2) * g * g;
         float update = first * correct1 / (sqrtf(second * correct2) + 1e-8f);
