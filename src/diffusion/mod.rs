@@ -4,6 +4,6 @@ mod noise;
 mod sampler;
 mod schedule;
 
-pub use noise::{Noise, Stream};
+pub use noise::{Noise, Stream, philox4x32_10};
 pub use sampler::{Sampler, SamplerState};
 pub use schedule::Schedule;

@@ -4,7 +4,7 @@
 //! device is asked for. Results repeat bit for bit on one device: no kernel uses atomics.
 //!
 //! A fault of the device (out of memory, a lost GPU) does not stop an operation: it is kept, everything after it
-//! does nothing, and [`Backend::check`](super::Backend::check) reports it.
+//! does nothing, and [`Backend::check`] reports it.
 
 mod blas;
 mod conv;
