@@ -6,6 +6,7 @@ use rissole::{LatentShape, Result};
 use crate::backend::Backend;
 use crate::backend::choice::{Opened, Wanted, on_device};
 use crate::backend::cuda::{Cuda, Profile, Share};
+use crate::backend::pictures::{Cut, PictureSet};
 use crate::backend::windows::LatentSet;
 use crate::model::unet::UnetConfig;
 use crate::model::vqgan::VqganConfig;
@@ -109,13 +110,13 @@ impl<B: Backend> Bench for OnBlocks<'_, B> {
 
 struct OnPictures<'a, B: Backend> {
     trainer: VqganTrainer<'a, B>,
-    pictures: Vec<f32>,
+    cuts: Vec<Cut>,
     side: usize,
 }
 
 impl<B: Backend> Bench for OnPictures<'_, B> {
     fn step(&mut self) -> Result<()> {
-        self.trainer.train(&self.pictures, self.side, self.side).map(drop)
+        self.trainer.train(&self.cuts, self.side, self.side).map(drop)
     }
 
     fn parameters(&self) -> usize {
@@ -138,9 +139,12 @@ fn time<B: Backend>(args: &BenchArgs, backend: &B, cuda: Option<&Cuda>) -> Resul
             random,
         }),
         Network::Vqgan => {
-            let mut pictures = vec![0.0; args.batch * args.pixels * args.pixels * 3];
-            random.fill_normal(&mut pictures);
-            Box::new(OnPictures { trainer: VqganTrainer::new(backend, &vqgan(args), 1), pictures, side: args.pixels })
+            let (n, side) = (args.batch, args.pixels);
+            let pixels = (0..n * side * side * 3).map(|_| random.below(256) as u8).collect();
+            let pictures = PictureSet { height: side, width: side, pixels };
+            let trainer = VqganTrainer::new(backend, &vqgan(args), 1).on(pictures);
+            let cuts = (0..n).map(|image| Cut { image, mirrored: false, top: 0, left: 0 }).collect();
+            Box::new(OnPictures { trainer, cuts, side })
         }
     };
     let (mut seconds, mut cpu_seconds) = (Vec::new(), Vec::new());

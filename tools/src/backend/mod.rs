@@ -9,11 +9,13 @@ pub mod cuda;
 mod geometry;
 pub mod parity;
 pub mod philox;
+pub mod pictures;
 pub mod windows;
 
 pub use geometry::*;
 
 use crate::group::Group;
+use pictures::PictureSet;
 use windows::{Batch, LatentSet, Layout, WindowSettings};
 
 /// A device that runs the tape. Buffers hold floats, or activations: what flows through the networks and its gradients,
@@ -26,6 +28,8 @@ pub trait Backend {
     type Buffer: std::fmt::Debug;
     /// A set of latents on the device.
     type Latents: std::fmt::Debug;
+    /// Pictures on the device.
+    type Pictures: std::fmt::Debug;
     /// Work that is done again and again.
     type Recording: std::fmt::Debug + Default;
 
@@ -256,6 +260,11 @@ pub trait Backend {
     /// One AdamW update of all tensors of a network at `pace` ([`Pace::words`]), then `average ← d·average + (1−d)·value`
     /// and `gradient ← 0`: the next step adds to it.
     fn update(&self, settings: &AdamW, pace: &Self::Buffer, tensors: &mut [Trained<'_, Self::Buffer>]);
+
+    /// Brings pictures to the device.
+    fn pictures(&self, set: PictureSet) -> Self::Pictures;
+    /// Cuts out parts of `size` (rows, columns), as `cuts` ([`pictures::Cut::words`]) tells: `out` gets floats in −1…1.
+    fn cut_out(&self, pictures: &Self::Pictures, size: [usize; 2], cuts: &Self::Buffer, out: &mut Self::Buffer);
 
     /// Brings a set of latents to the device.
     fn latents(&self, set: LatentSet, settings: WindowSettings) -> Self::Latents;

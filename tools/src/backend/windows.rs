@@ -91,10 +91,6 @@ impl Subject {
     /// # Panics
     /// When a number does not fit a float.
     pub fn words(subjects: &[Self]) -> Vec<f32> {
-        let exact = |n: usize| {
-            assert!(n < Self::MAX_IMAGES, "{n} fits no float");
-            n as f32
-        };
         let words = |s: &Self| -> [f32; Self::WORDS] {
             [
                 exact(s.image),
@@ -126,6 +122,12 @@ impl Subject {
             key: [words[8] as u32, words[9] as u32],
         }
     }
+}
+
+/// A number as the float that is it.
+pub(super) fn exact(n: usize) -> f32 {
+    assert!(n < Subject::MAX_IMAGES, "{n} fits no float");
+    n as f32
 }
 
 /// Streams of a subject's noise.

@@ -8,10 +8,11 @@ use rissole::index::{IndexSettings, build_index_while, order_by_likeness};
 use rissole::store::{BlockDatabase, DatabaseContents, RowBuffer};
 use rissole::{BlockGrid, Error, Result};
 
-use super::{Run, Stage, interrupted, normalised, progress, whole};
+use super::{Run, Stage, interrupted, progress};
 use crate::backend::Backend;
 use crate::backend::choice::on_device;
 use crate::backend::cpu::Cpu;
+use crate::backend::pictures::Cut;
 use crate::data::{Dataset, Split};
 use crate::random::Random;
 use crate::train::codebook::Codebook;
@@ -236,11 +237,14 @@ fn encode_pictures<B: Backend>(
     mirrored: bool,
 ) -> Result<Vec<u32>> {
     let bar = progress(if mirrored { "mirrored" } else { "encode" }, images.len() as u64);
-    let mut codes = Vec::new();
+    let (mut codes, size) = (Vec::new(), [dataset.height, dataset.width]);
     for images in images.chunks(BATCH) {
         check_interrupted()?;
-        let pixels: Vec<f32> =
-            images.iter().flat_map(|&i| normalised(dataset, i as usize, mirrored, whole(dataset))).collect();
+        let values = |&image: &u32| {
+            let cut = Cut { image: image as usize, mirrored, top: 0, left: 0 };
+            cut.values(&dataset.pixels, size, size)
+        };
+        let pixels: Vec<f32> = images.iter().flat_map(values).collect();
         codes.extend(vqgan.encode(&pixels, dataset.height, dataset.width)?);
         bar.inc(images.len() as u64);
     }

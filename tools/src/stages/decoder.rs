@@ -8,9 +8,10 @@ use rissole::{Error, LatentShape, Result};
 
 use super::database::latent_codes;
 use super::training::Training;
-use super::{Run, Stage, cut_out, normalised};
+use super::{Run, Stage, cut_out, take_pictures};
 use crate::backend::Backend;
 use crate::backend::choice::on_device;
+use crate::backend::pictures::Cut;
 use crate::data::{Dataset, Split};
 use crate::train::Trainer;
 use crate::train::decoder::DecoderTrainer;
@@ -44,7 +45,7 @@ impl<B: Backend> Training for OnLatents<'_, B> {
         let cell = self.dataset.width / width; // pixels along its side
         let all = Window { top: 0, left: 0, height, width };
         let mut cells = all;
-        let (mut latents, mut pixels) = (Vec::new(), Vec::new());
+        let (mut latents, mut cuts) = (Vec::new(), Vec::new());
         for _ in 0..self.batch {
             let drawn = self.trainer.random.below(self.codes.len() / self.latent.cells());
             cells = cut_out(all, self.crop, &mut self.trainer.random);
@@ -52,15 +53,12 @@ impl<B: Backend> Training for OnLatents<'_, B> {
             for code in window_of(codes, width, cells) {
                 latents.extend(&self.codebook[usize::from(code) * channels..][..channels]);
             }
-            pixels.extend(normalised(
-                &self.dataset,
-                self.pictures[drawn % images] as usize,
-                drawn >= images,
-                of_cells(cells, cell),
-            ));
+            let Window { top, left, .. } = of_cells(cells, cell);
+            let image = self.pictures[drawn % images] as usize;
+            cuts.push(Cut { image, mirrored: drawn >= images, top, left });
         }
         let Window { height, width, .. } = of_cells(cells, cell);
-        let e = self.trainer.train(&latents, &pixels, height, width)?;
+        let e = self.trainer.train(&latents, &cuts, height, width)?;
         Ok(vec![e.absolute, e.squared, e.perceptual, e.adversarial_weight, e.discriminator])
     }
 }
@@ -97,10 +95,10 @@ impl Run {
 
     fn train_decoder_on<B: Backend>(&self, backend: &B) -> Result<()> {
         let Some(config) = &self.recipe.decoder else { return Ok(()) };
-        let (dataset, split) = self.dataset()?;
+        let (mut dataset, split) = self.dataset()?;
         let database = BlockDatabase::open(self.product(Stage::Encode))?;
         let grid = self.recipe.denoiser.shape(self.recipe.latent_shape())?.grid;
-        let trainer = self.decoder_trainer(backend, &self.vqgan(backend)?)?;
+        let trainer = self.decoder_trainer(backend, &self.vqgan(backend)?)?.on(take_pictures(&mut dataset));
         let mut codes = latent_codes(&database, &grid)?;
         if let Some(mirrored) = self.mirrored(&database)? {
             codes.extend(latent_codes(&mirrored, &grid)?);

@@ -21,6 +21,7 @@ use rissole::network::Window;
 use rissole::{Error, Result};
 
 use crate::backend::choice::{Choice, Precision, Wanted};
+use crate::backend::pictures::PictureSet;
 use crate::data::{self, Dataset, Split};
 use crate::evaluate::features::FeatureArgs;
 use crate::group::Group;
@@ -275,6 +276,12 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     rissole::atomic_file::write_atomically(path, |out| out.write_all(bytes))
 }
 
+/// The pictures of a dataset, taken from it.
+fn take_pictures(dataset: &mut Dataset) -> PictureSet {
+    let pixels = std::mem::take(&mut dataset.pixels);
+    PictureSet { height: dataset.height, width: dataset.width, pixels }
+}
+
 /// All of a picture.
 fn whole(dataset: &Dataset) -> Window {
     Window { top: 0, left: 0, height: dataset.height, width: dataset.width }
@@ -285,46 +292,4 @@ fn cut_out(whole: Window, side: Option<usize>, random: &mut Random) -> Window {
     let Some(side) = side else { return whole };
     let [down, right] = [whole.height, whole.width].map(|whole| random.below(whole - side + 1));
     Window { top: whole.top + down, left: whole.left + right, height: side, width: side }
-}
-
-/// Pixels of a window of one picture in −1…1; first each row is turned backwards where the picture is `mirrored`.
-fn normalised(dataset: &Dataset, image: usize, mirrored: bool, window: Window) -> impl Iterator<Item = f32> + '_ {
-    let row = dataset.width * 3;
-    let rows = dataset.pixels[image * row * dataset.height..].chunks_exact(row).skip(window.top).take(window.height);
-    let pixels = rows.flat_map(move |row| {
-        let pixel = move |x: usize| if mirrored { row.len() / 3 - 1 - x } else { x };
-        (window.left..window.left + window.width).flat_map(move |x| &row[3 * pixel(x)..][..3])
-    });
-    pixels.map(|&p| f32::from(p) / 127.5 - 1.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mirrored_picture_has_its_rows_backwards_and_a_window_is_of_those() {
-        let picture = |start: u8| (start..start + 18).collect::<Vec<u8>>(); // 3×2 pixels
-        let dataset = Dataset {
-            width: 3,
-            height: 2,
-            pixels: [picture(100), picture(0)].concat(),
-            names: vec!["a".into(), "b".into()],
-            classes: vec![0; 2],
-            class_names: vec![".".into()],
-            skipped: vec![],
-        };
-        let bytes = |mirrored, window| -> Vec<f32> {
-            normalised(&dataset, 1, mirrored, window).map(|v| ((v + 1.0) * 127.5).round()).collect()
-        };
-        let all = whole(&dataset);
-        assert_eq!(bytes(false, all), (0..18).map(|v| v as f32).collect::<Vec<_>>());
-        assert_eq!(
-            bytes(true, all),
-            [6, 7, 8, 3, 4, 5, 0, 1, 2, 15, 16, 17, 12, 13, 14, 9, 10, 11].map(|v: u8| f32::from(v))
-        );
-        let right = Window { top: 1, left: 1, height: 1, width: 2 };
-        assert_eq!(bytes(false, right), [12, 13, 14, 15, 16, 17].map(|v: u8| f32::from(v)));
-        assert_eq!(bytes(true, right), [12, 13, 14, 9, 10, 11].map(|v: u8| f32::from(v)));
-    }
 }

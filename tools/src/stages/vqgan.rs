@@ -3,10 +3,11 @@
 use rissole::{Error, Result};
 
 use super::training::Training;
-use super::{Run, Stage, cut_out, normalised, whole};
+use super::{Run, Stage, cut_out, take_pictures, whole};
 use crate::backend::Backend;
 use crate::backend::choice::on_device;
 use crate::backend::cpu::Cpu;
+use crate::backend::pictures::Cut;
 use crate::data::{Dataset, Split};
 use crate::train::Trainer;
 use crate::train::perceptual::Perceptual;
@@ -34,14 +35,15 @@ impl<B: Backend> Training for OnPictures<'_, B> {
         let images = split.train.len();
         // The pictures, then the same mirrored.
         let all = if *flip { 2 * images } else { images };
-        let mut pixels = vec![];
+        let mut cuts = vec![];
         let mut window = whole(dataset);
         for _ in 0..*batch {
             let i = trainer.random.below(all);
             window = cut_out(whole(dataset), *crop, &mut trainer.random);
-            pixels.extend(normalised(dataset, split.train[i % images] as usize, i >= images, window));
+            let image = split.train[i % images] as usize;
+            cuts.push(Cut { image, mirrored: i >= images, top: window.top, left: window.left });
         }
-        let l = trainer.train(&pixels, window.height, window.width)?;
+        let l = trainer.train(&cuts, window.height, window.width)?;
         let p = l.picture;
         Ok(vec![p.absolute, p.squared, p.perceptual, l.commitment, p.adversarial_weight, p.discriminator])
     }
@@ -53,7 +55,7 @@ impl Run {
     }
 
     fn train_vqgan_on<B: Backend>(&self, backend: &B) -> Result<()> {
-        let (dataset, split) = self.dataset()?;
+        let (mut dataset, split) = self.dataset()?;
         // That of a later stage too: not found wanting after hours.
         let config = &self.recipe.vqgan;
         let later = self.recipe.decoder.as_ref().map(|decoder| (&decoder.perceptual, decoder.crop));
@@ -63,7 +65,7 @@ impl Run {
                 Perceptual::open(&Cpu::default(), settings)?.check(height, width)?;
             }
         }
-        let mut trainer = VqganTrainer::new(backend, config, self.recipe.seed);
+        let mut trainer = VqganTrainer::new(backend, config, self.recipe.seed).on(take_pictures(&mut dataset));
         trainer.resume(&self.product(Stage::Vqgan))?;
         let training =
             OnPictures { trainer, dataset, split, batch: config.batch, flip: self.recipe.data.flip, crop: config.crop };

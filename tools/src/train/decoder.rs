@@ -12,6 +12,7 @@ use super::optimizer::OptimizerConfig;
 use super::perceptual::PerceptualTraining;
 use super::picture_loss::{DiscriminatorTraining, ErrorWeights, PictureErrors, PictureLoss};
 use super::vqgan::{Vqgan, VqganTraining, float_input};
+use crate::backend::pictures::{Cut, PictureSet};
 use crate::backend::{AdamW, Backend, Pace};
 use crate::model::layers::Maker;
 use crate::model::vqgan::{Decoder, VqganConfig};
@@ -58,6 +59,8 @@ pub struct DecoderTrainer<'a, B: Backend> {
     pub step: u64,
     /// Draws batches.
     pub random: Random,
+    /// What is trained on.
+    pictures: Option<B::Pictures>,
     inputs: Option<Inputs<B>>,
     recording: B::Recording,
 }
@@ -71,7 +74,9 @@ struct Inputs<B: Backend> {
     adversarial: bool,
     /// Latents, floats.
     latents: B::Buffer,
-    /// Pictures, floats.
+    /// Where pictures are cut out.
+    cuts: B::Buffer,
+    /// The pictures, floats.
     images: B::Buffer,
     pace: B::Buffer,
 }
@@ -96,27 +101,36 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
             loss,
             step: 0,
             random,
+            pictures: None,
             inputs: None,
             recording: B::Recording::default(),
         }
     }
 
-    /// One step on `latents`, `[N,height/d,width/d,C]`, of `images`, `[N,height,width,3]` in −1…1.
+    /// The same decoder, trained on `pictures`.
+    pub fn on(self, pictures: PictureSet) -> Self {
+        Self { pictures: Some(self.backend.pictures(pictures)), ..self }
+    }
+
+    /// One step on parts of `height × width` pixels of the pictures and on their `latents`, `[N,height/d,width/d,C]`.
     ///
     /// # Errors
     /// As [`Backend::check`] and [`PictureLoss::prepare`].
-    pub fn train(&mut self, latents: &[f32], images: &[f32], height: usize, width: usize) -> Result<PictureErrors> {
+    ///
+    /// # Panics
+    /// Before [`Self::on`].
+    pub fn train(&mut self, latents: &[f32], cuts: &[Cut], height: usize, width: usize) -> Result<PictureErrors> {
         self.step += 1;
         let optimizer = self.config.optimizer.adamw();
         let pace = self.config.optimizer.at(self.step, self.config.steps);
-        let shape = [images.len() / (height * width * 3), height, width, 3];
+        let shape = [cuts.len(), height, width, 3];
         let adversarial = self.loss.prepare(shape, &optimizer, &pace)?;
         let mut inputs = self.inputs_for(shape, adversarial);
         self.backend.write(latents, &mut inputs.latents);
-        self.backend.write(images, &mut inputs.images);
+        self.backend.write(&Cut::words(cuts), &mut inputs.cuts);
         self.backend.write(&pace.words(&optimizer), &mut inputs.pace);
         let mut recording = std::mem::take(&mut self.recording);
-        self.backend.repeat(&mut recording, || self.compute(&inputs, &optimizer));
+        self.backend.repeat(&mut recording, || self.compute(&mut inputs, &optimizer));
         self.recording = recording;
         self.inputs = Some(inputs);
         let errors = self.loss.measured(adversarial);
@@ -133,6 +147,7 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
                 shape,
                 adversarial,
                 latents: self.backend.alloc_floats(len(self.latent_shape(shape))),
+                cuts: self.backend.alloc_floats(shape[0] * Cut::WORDS),
                 images: self.backend.alloc_floats(len(shape)),
                 pace: self.backend.alloc_floats(Pace::WORDS),
             }
@@ -146,8 +161,11 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
     }
 
     /// All of a step that the device does.
-    fn compute(&mut self, inputs: &Inputs<B>, optimizer: &AdamW) {
+    fn compute(&mut self, inputs: &mut Inputs<B>, optimizer: &AdamW) {
         let (backend, latent) = (self.backend, self.latent_shape(inputs.shape));
+        let pictures = self.pictures.as_ref().expect("there is something to train on");
+        let [_, height, width, _] = inputs.shape;
+        backend.cut_out(pictures, [height, width], &inputs.cuts, &mut inputs.images);
         let mut tape = Tape::new(backend, &mut self.set);
         let input = float_input(backend, &mut tape, &inputs.latents, latent);
         let decoded = self.decoder.apply(&mut tape, input);

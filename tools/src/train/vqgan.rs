@@ -11,6 +11,7 @@ use super::codebook::{self, Codebook};
 use super::optimizer::OptimizerConfig;
 use super::perceptual::PerceptualTraining;
 use super::picture_loss::{DiscriminatorTraining, ErrorWeights, PictureErrors, PictureLoss};
+use crate::backend::pictures::{Cut, PictureSet};
 use crate::backend::{AdamW, Backend, Book, Pace};
 use crate::model::layers::Maker;
 use crate::model::vqgan::{Decoder, Encoder, VqganConfig};
@@ -72,6 +73,8 @@ pub struct VqganTrainer<'a, B: Backend> {
     pub step: u64,
     /// Draws batches, initial codes and revivals.
     pub random: Random,
+    /// What is trained on.
+    pictures: Option<B::Pictures>,
     inputs: Option<Inputs<B>>,
     recording: B::Recording,
 }
@@ -80,7 +83,9 @@ pub struct VqganTrainer<'a, B: Backend> {
 #[derive(Debug)]
 struct Inputs<B: Backend> {
     kind: Kind,
-    /// Pictures, floats.
+    /// Where pictures are cut out.
+    cuts: B::Buffer,
+    /// The pictures, floats.
     images: B::Buffer,
     pace: B::Buffer,
     /// What revivals follow from.
@@ -125,9 +130,15 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
             loss,
             step: 0,
             random,
+            pictures: None,
             inputs: None,
             recording: B::Recording::default(),
         }
+    }
+
+    /// The same networks, trained on `pictures`.
+    pub fn on(self, pictures: PictureSet) -> Self {
+        Self { pictures: Some(self.backend.pictures(pictures)), ..self }
     }
 
     /// The networks with the moving average of their weights, for encoding, evaluation and export.
@@ -140,22 +151,25 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         Ok(Vqgan { backend: self.backend, set: self.set, encoder: self.encoder, decoder: self.decoder, codebook })
     }
 
-    /// One step on `images`, `[N,height,width,3]` in −1…1.
+    /// One step on parts of `height × width` pixels of the pictures.
     ///
     /// # Errors
     /// As [`Backend::check`] and [`PictureLoss::prepare`].
-    pub fn train(&mut self, images: &[f32], height: usize, width: usize) -> Result<VqganLosses> {
+    ///
+    /// # Panics
+    /// Before [`Self::on`].
+    pub fn train(&mut self, cuts: &[Cut], height: usize, width: usize) -> Result<VqganLosses> {
         self.step += 1;
         let optimizer = self.config.optimizer.adamw();
         let pace = self.config.optimizer.at(self.step, self.config.steps);
-        let shape = [images.len() / (height * width * 3), height, width, 3];
+        let shape = [cuts.len(), height, width, 3];
         let adversarial = self.loss.prepare(shape, &optimizer, &pace)?;
         let kind = Kind { shape, quantizes: self.step > self.config.quantize_from, adversarial };
         let mut inputs = self.inputs_for(kind);
-        self.backend.write(images, &mut inputs.images);
+        self.backend.write(&Cut::words(cuts), &mut inputs.cuts);
         self.backend.write(&pace.words(&optimizer), &mut inputs.pace);
         if kind.quantizes {
-            self.begin_codebook(&inputs);
+            self.begin_codebook(&mut inputs);
             let key = self.random.key();
             self.backend.write(&key.map(|part| part as f32), &mut inputs.key);
         }
@@ -181,6 +195,7 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
             self.recording = B::Recording::default();
             Inputs {
                 kind,
+                cuts: backend.alloc_floats(kind.shape[0] * Cut::WORDS),
                 images: backend.alloc_floats(len(kind.shape)),
                 pace: backend.alloc_floats(Pace::WORDS),
                 key: backend.alloc_floats(2),
@@ -192,10 +207,11 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
     }
 
     /// Takes the first entries from the latents of this step, where there are none yet.
-    fn begin_codebook(&mut self, inputs: &Inputs<B>) {
+    fn begin_codebook(&mut self, inputs: &mut Inputs<B>) {
         if self.codebook.is_some() {
             return;
         }
+        self.cut_out(inputs);
         let mut tape = Tape::new(self.backend, &mut self.set);
         let input = float_input(self.backend, &mut tape, &inputs.images, inputs.kind.shape);
         let latent = self.encoder.apply(&mut tape, input);
@@ -206,9 +222,16 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         self.codebook = Some(on_device(self.backend, &book));
     }
 
+    fn cut_out(&self, inputs: &mut Inputs<B>) {
+        let pictures = self.pictures.as_ref().expect("there is something to train on");
+        let [_, height, width, _] = inputs.kind.shape;
+        self.backend.cut_out(pictures, [height, width], &inputs.cuts, &mut inputs.images);
+    }
+
     /// All of a step that the device does.
     fn compute(&mut self, inputs: &mut Inputs<B>, optimizer: &AdamW) {
         let backend = self.backend;
+        self.cut_out(inputs);
         let mut tape = Tape::new(backend, &mut self.set);
         let input = float_input(backend, &mut tape, &inputs.images, inputs.kind.shape);
         let latent = self.encoder.apply(&mut tape, input);

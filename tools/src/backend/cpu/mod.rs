@@ -18,8 +18,10 @@ use std::collections::HashMap;
 
 pub use book::update as update_book;
 pub use nearest::nearest;
+use rayon::prelude::*;
 pub use windows::Latents;
 
+use super::pictures::{Cut, PictureSet};
 use super::windows::{Batch, LatentSet, Layout, WindowSettings};
 use super::{AdamW, Attention, Backend, Book, Conv, Mask, Norm, PictureError, Plane, Pool, Trained};
 
@@ -32,6 +34,7 @@ pub struct Cpu {
 impl Backend for Cpu {
     type Buffer = Vec<f32>;
     type Latents = Latents;
+    type Pictures = PictureSet;
     type Recording = ();
 
     fn alloc(&self, len: usize) -> Vec<f32> {
@@ -325,6 +328,18 @@ impl Backend for Cpu {
 
     fn update(&self, settings: &AdamW, pace: &Vec<f32>, tensors: &mut [Trained<'_, Vec<f32>>]) {
         pointwise::update(settings, pace, tensors);
+    }
+
+    fn pictures(&self, set: PictureSet) -> PictureSet {
+        set
+    }
+
+    fn cut_out(&self, pictures: &PictureSet, size: [usize; 2], cuts: &Vec<f32>, out: &mut Vec<f32>) {
+        let cuts: Vec<Cut> = cuts.chunks_exact(Cut::WORDS).map(Cut::read).collect();
+        out.par_chunks_exact_mut(3 * size[0] * size[1]).zip(cuts).for_each(|(out, cut)| {
+            let values = cut.values(&pictures.pixels, [pictures.height, pictures.width], size);
+            out.iter_mut().zip(values).for_each(|(out, value)| *out = value);
+        });
     }
 
     fn latents(&self, set: LatentSet, settings: WindowSettings) -> Latents {

@@ -2,9 +2,11 @@
 
 use rissole::{Error, Result};
 
+use super::super::pictures::PictureSet;
 use super::super::windows::{Batch, LatentSet, Layout, WindowSettings};
 use super::super::{AdamW, Attention, Backend, Book, Conv, Mask, Norm, PictureError, Plane, Pool, Trained, Window};
 use super::memory::Buffer;
+use super::pictures::Pictures;
 use super::recording::Recording;
 use super::windows::Latents;
 use super::{Cuda, Operand, arguments, nccl};
@@ -13,6 +15,7 @@ use crate::group::Group;
 impl Backend for Cuda {
     type Buffer = Buffer;
     type Latents = Latents;
+    type Pictures = Pictures;
     type Recording = Recording;
 
     fn check(&self) -> Result<()> {
@@ -385,6 +388,14 @@ impl Backend for Cuda {
 
     fn update(&self, settings: &AdamW, pace: &Buffer, tensors: &mut [Trained<'_, Buffer>]) {
         self.update_all(settings, pace, tensors);
+    }
+
+    fn pictures(&self, set: PictureSet) -> Pictures {
+        self.upload_pictures(&set)
+    }
+
+    fn cut_out(&self, pictures: &Pictures, size: [usize; 2], cuts: &Buffer, out: &mut Buffer) {
+        self.cut_pictures(pictures, size, cuts, out);
     }
 
     fn latents(&self, set: LatentSet, settings: WindowSettings) -> Latents {

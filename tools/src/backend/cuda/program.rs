@@ -9,7 +9,7 @@ use rissole::{Error, Result};
 use super::nvrtc;
 
 /// The kernels, in the order they are compiled.
-const FILES: [(&str, &str); 15] = [
+const FILES: [(&str, &str); 16] = [
     ("common.cu", include_str!("kernels/common.cu")),
     ("random.cu", include_str!("kernels/random.cu")),
     ("pointwise.cu", include_str!("kernels/pointwise.cu")),
@@ -23,6 +23,7 @@ const FILES: [(&str, &str); 15] = [
     ("attention.cu", include_str!("kernels/attention.cu")),
     ("quantize.cu", include_str!("kernels/quantize.cu")),
     ("loss.cu", include_str!("kernels/loss.cu")),
+    ("pictures.cu", include_str!("kernels/pictures.cu")),
     ("windows.cu", include_str!("kernels/windows.cu")),
     ("optimizer.cu", include_str!("kernels/optimizer.cu")),
 ];

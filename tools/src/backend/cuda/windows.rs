@@ -91,7 +91,7 @@ impl Cuda {
     }
 
     /// Values of another type than float, as they are.
-    fn upload_words<T: bytemuck::Pod>(&self, values: &[T]) -> Buffer {
+    pub(super) fn upload_words<T: bytemuck::Pod>(&self, values: &[T]) -> Buffer {
         let buffer = self.scratch(std::mem::size_of_val(values).div_ceil(size_of::<f32>()));
         if !values.is_empty() {
             self.run(|device| device.upload(values, buffer.address()));

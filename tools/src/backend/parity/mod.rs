@@ -169,6 +169,7 @@ pub fn checks<A: Backend, B: Backend>() -> Vec<Check<A, B>> {
         ("errors of pictures", training::picture_errors),
         ("weights of losses", training::loss_weights),
         ("differences", training::differences),
+        ("pictures", training::pictures),
         ("windows", training::windows),
         ("update", training::update),
     ]

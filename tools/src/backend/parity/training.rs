@@ -3,6 +3,7 @@
 use rissole::bundle::manifest::{NeighbourSource, Prediction};
 use rissole::{BlockGrid, LatentShape};
 
+use super::super::pictures::{Cut, PictureSet};
 use super::super::windows::{LatentSet, Subject, WindowSettings};
 use super::super::{AdamW, Backend, Book, DEAD, Pace, PictureError, Plane, Trained};
 use super::{FloatPoison, FloatValues, Given, Pair, Poison, act, floats, upload};
@@ -113,8 +114,34 @@ pub(super) fn differences<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     }
 }
 
+pub(super) fn pictures<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    let (height, width) = (9, 11);
+    let pixels = (0..3 * height * width * 3).map(|_| pair.random.below(256) as u8).collect();
+    let set = PictureSet { height, width, pixels };
+    let on_both = (pair.reference.pictures(set.clone()), pair.candidate.pictures(set));
+    for size in [[9, 11], [4, 7], [1, 1]] {
+        let cut = |i: usize| Cut {
+            image: i % 3,
+            mirrored: i % 2 == 1,
+            top: i % (height - size[0] + 1),
+            left: 2 * i % (width - size[1] + 1),
+        };
+        let words = Cut::words(&(0..7).map(cut).collect::<Vec<_>>());
+        let n = 7 * size[0] * size[1] * 3;
+        let expected = cut_out(pair.reference, &on_both.0, size, &words, n);
+        let got = cut_out(pair.candidate, &on_both.1, size, &words, n);
+        pair.compare(&[expected], &[got]);
+    }
+}
+
+fn cut_out<B: Backend>(backend: &B, pictures: &B::Pictures, size: [usize; 2], words: &[f32], n: usize) -> Vec<f32> {
+    let (cuts, mut out) = (backend.upload(words), backend.upload(&vec![f32::NAN; n]));
+    backend.cut_out(pictures, size, &cuts, &mut out);
+    backend.download(&out)
+}
+
 /// Pictures of random codes, with thumbnails and neighbours.
-fn pictures(grid: BlockGrid, random: &mut Random) -> LatentSet {
+fn coded(grid: BlockGrid, random: &mut Random) -> LatentSet {
     const IMAGES: usize = 11;
     let mut set = LatentSet::random(grid, 19, IMAGES, 3, random);
     set.thumbnail_codebook = vec![0.0; 7 * grid.latent().channels];
@@ -136,7 +163,7 @@ pub(super) fn windows<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     for (thumbnail, margin, source, prediction, previous_block) in cases {
         let latent = LatentShape { channels: 5, height: 6, width: 8 };
         let grid = BlockGrid::new(latent, 2, 2, thumbnail, margin).expect("the grid fits");
-        let set = pictures(grid, &mut pair.random);
+        let set = coded(grid, &mut pair.random);
         let settings = WindowSettings { prediction, source, previous_block };
         // Every position, each once without neighbours.
         let subject = |i: usize| Subject {
