@@ -10,8 +10,11 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use prost::Message;
 use rissole::Bundle;
+use rissole_train::export::proto::{floats, ints, model, node, value_info};
 use rissole_train::train::checkpoint::Checkpoint;
+use tract_onnx::pb::GraphProto;
 use workshop::workshop;
 
 fn check_device(arguments: &[&str], prepare: impl Fn(&mut Command)) -> Output {
@@ -82,6 +85,7 @@ struct Trained {
 /// Runs a recipe in a folder of its own with these arguments, on the emulator at `emulator` where there is one.
 fn trained(emulator: Option<&Path>, arguments: &[&str], variables: &[(&str, &str)]) -> Trained {
     let dir = workshop();
+    add_perceptual_loss(dir.path());
     let mut command = Command::new(env!("CARGO_BIN_EXE_rissole-train"));
     command.args(["--threads", "1", "run", "tiny.toml", "--runs", "runs", "--bundle", "bundle"]).args(arguments);
     command.envs(variables.iter().copied()).current_dir(dir.path());
@@ -100,6 +104,26 @@ fn trained(emulator: Option<&Path>, arguments: &[&str], variables: &[(&str, &str
         weights.insert(stage.to_owned(), values.flat_map(|(_, values)| values).collect());
     }
     Trained { weights, text }
+}
+
+/// Gives the recipe in `dir` a perceptual loss by a network of one convolution.
+fn add_perceptual_loss(dir: &Path) {
+    let weight: Vec<f32> = (0..4 * 3 * 9).map(|i| (i as f32 * 0.7).sin()).collect();
+    let graph = GraphProto {
+        initializer: vec![floats("w", &[4, 3, 3, 3], &weight)],
+        node: vec![
+            node("Conv", &["x", "w"], &["c"], vec![ints("pads", &[1; 4])]),
+            node("Relu", &["c"], &["y"], vec![]),
+        ],
+        input: vec![value_info("x", &[1, 3, 12, 12])],
+        output: vec![value_info("y", &[1, 4, 12, 12])],
+        ..GraphProto::default()
+    };
+    std::fs::write(dir.join("features.onnx"), model(graph).encode_to_vec()).unwrap();
+    let table = "perceptual = { network = \"features.onnx\", offset = 128.0, scale = 128.0, \
+                 layers = [{ tensor = \"y\", weight = 0.3 }] }\n[denoiser]\nrows";
+    let recipe = std::fs::read_to_string(dir.join("tiny.toml")).unwrap();
+    std::fs::write(dir.join("tiny.toml"), recipe.replace("[denoiser]\nrows", table)).unwrap();
 }
 
 /// The weights of each stage are within `tolerance` of each other's, but not the same bits.

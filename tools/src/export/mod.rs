@@ -6,7 +6,7 @@
 
 pub mod bundle;
 mod graph;
-pub(crate) mod proto;
+pub mod proto;
 mod quantize;
 #[cfg(test)]
 mod tests;
