@@ -43,7 +43,7 @@ impl FromStr for Choice {
 pub enum Precision {
     /// 32-bit floats.
     F32,
-    /// bf16, with weights, statistics and sums in 32-bit floats: faster, and half the memory.
+    /// bf16, with weights, statistics and sums in 32-bit floats: half the memory and traffic, and tensor cores.
     Bf16,
 }
 
