@@ -192,6 +192,11 @@ pub fn alloc<B: Backend>(backend: &B, layout: &Layout, samples: usize) -> Batch<
     }
 }
 
+/// Channels of a noisy cell: with a margin, one more says which cells lie inside the picture.
+pub fn noisy_channels(grid: &BlockGrid) -> usize {
+    grid.latent().channels + usize::from(grid.margin() > 0)
+}
+
 /// No cell of the picture.
 pub(super) const OUTSIDE: u32 = u32::MAX;
 
@@ -240,7 +245,7 @@ impl Layout {
 
     /// Channels of a noisy cell.
     pub fn noisy_channels(&self) -> usize {
-        self.grid.latent().channels + usize::from(self.grid.margin() > 0)
+        noisy_channels(&self.grid)
     }
 
     /// The position of the thumbnail, or more than there are.

@@ -6,6 +6,7 @@ use rissole::BlockGrid;
 use super::layers::{Conv, LayerNorm, Maker};
 use super::unet::{Unet, UnetConfig};
 use crate::backend::Backend;
+use crate::backend::windows::noisy_channels;
 use crate::tape::{NodeId, Tape};
 
 /// What the two networks take, beside the sizes of the U-Net.
@@ -22,9 +23,9 @@ pub struct DenoiserShape {
 }
 
 impl DenoiserShape {
-    /// Channels of the noisy input: with a margin, one more says which cells lie inside the picture.
+    /// Channels of the noisy input.
     pub fn noisy_channels(&self) -> usize {
-        self.grid.block().channels + usize::from(self.grid.margin() > 0)
+        noisy_channels(&self.grid)
     }
 }
 

@@ -11,7 +11,7 @@ use super::checkpoint::{Checkpoint, settings_hash};
 use super::optimizer::OptimizerConfig;
 use super::perceptual::PerceptualTraining;
 use super::picture_loss::{DiscriminatorTraining, ErrorWeights, PictureErrors, PictureLoss};
-use super::vqgan::{Vqgan, VqganTraining, float_input};
+use super::vqgan::{Vqgan, VqganTraining, cut_out, float_input};
 use crate::backend::pictures::{Cut, PictureSet};
 use crate::backend::{AdamW, Backend, Pace};
 use crate::model::layers::Maker;
@@ -61,8 +61,8 @@ pub struct DecoderTrainer<'a, B: Backend> {
     pub random: Random,
     /// What is trained on.
     pictures: Option<B::Pictures>,
-    inputs: Option<Inputs<B>>,
-    recording: B::Recording,
+    /// Buffers of the last step, and the recording of what is done with them.
+    kept: Option<(Inputs<B>, B::Recording)>,
 }
 
 /// What a step is told, in buffers that stay where they are.
@@ -102,8 +102,7 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
             step: 0,
             random,
             pictures: None,
-            inputs: None,
-            recording: B::Recording::default(),
+            kept: None,
         }
     }
 
@@ -125,32 +124,30 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
         let pace = self.config.optimizer.at(self.step, self.config.steps);
         let shape = [cuts.len(), height, width, 3];
         let adversarial = self.loss.prepare(shape, &optimizer, &pace)?;
-        let mut inputs = self.inputs_for(shape, adversarial);
+        let (mut inputs, mut recording) = self.inputs_for(shape, adversarial);
         self.backend.write(latents, &mut inputs.latents);
         self.backend.write(&Cut::words(cuts), &mut inputs.cuts);
         self.backend.write(&pace.words(&optimizer), &mut inputs.pace);
-        let mut recording = std::mem::take(&mut self.recording);
         self.backend.repeat(&mut recording, || self.compute(&mut inputs, &optimizer));
-        self.recording = recording;
-        self.inputs = Some(inputs);
+        self.kept = Some((inputs, recording));
         let errors = self.loss.measured(adversarial);
         self.backend.check_batch(shape[0])?;
         Ok(errors)
     }
 
-    /// Buffers for steps of that kind.
-    fn inputs_for(&mut self, shape: [usize; 4], adversarial: bool) -> Inputs<B> {
-        let kept = self.inputs.take().filter(|kept| (kept.shape, kept.adversarial) == (shape, adversarial));
+    /// Buffers for steps of that kind, with their recording.
+    fn inputs_for(&mut self, shape: [usize; 4], adversarial: bool) -> (Inputs<B>, B::Recording) {
+        let kept = self.kept.take().filter(|(kept, _)| (kept.shape, kept.adversarial) == (shape, adversarial));
         kept.unwrap_or_else(|| {
-            self.recording = B::Recording::default();
-            Inputs {
+            let inputs = Inputs {
                 shape,
                 adversarial,
                 latents: self.backend.alloc_floats(len(self.latent_shape(shape))),
                 cuts: self.backend.alloc_floats(shape[0] * Cut::WORDS),
                 images: self.backend.alloc_floats(len(shape)),
                 pace: self.backend.alloc_floats(Pace::WORDS),
-            }
+            };
+            (inputs, B::Recording::default())
         })
     }
 
@@ -163,9 +160,7 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
     /// All of a step that the device does.
     fn compute(&mut self, inputs: &mut Inputs<B>, optimizer: &AdamW) {
         let (backend, latent) = (self.backend, self.latent_shape(inputs.shape));
-        let pictures = self.pictures.as_ref().expect("there is something to train on");
-        let [_, height, width, _] = inputs.shape;
-        backend.cut_out(pictures, [height, width], &inputs.cuts, &mut inputs.images);
+        cut_out(backend, self.pictures.as_ref(), &inputs.cuts, inputs.shape, &mut inputs.images);
         let mut tape = Tape::new(backend, &mut self.set);
         let input = float_input(backend, &mut tape, &inputs.latents, latent);
         let decoded = self.decoder.apply(&mut tape, input);

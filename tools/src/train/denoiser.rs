@@ -139,8 +139,8 @@ pub struct DenoiserTrainer<'a, B: Backend> {
     pub random: Random,
     /// What is trained on.
     latents: Option<B::Latents>,
-    inputs: Option<Inputs<B>>,
-    recording: B::Recording,
+    /// Buffers of the last step, and the recording of what is done with them.
+    kept: Option<(Inputs<B>, B::Recording)>,
 }
 
 /// What a step is told, in buffers that stay where they are, and what it tells.
@@ -184,8 +184,7 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
             step: 0,
             random,
             latents: None,
-            inputs: None,
-            recording: B::Recording::default(),
+            kept: None,
         })
     }
 
@@ -240,19 +239,15 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
 
     fn step(&mut self, subjects: [&[Subject]; 2]) -> Result<f64> {
         self.step += 1;
-        let mut inputs = self.write_inputs(subjects);
+        let (mut inputs, mut recording) = self.write_inputs(subjects);
         match self.group.filter(|group| !group.is_alone() && !self.joined) {
-            None => {
-                let mut recording = std::mem::take(&mut self.recording);
-                self.backend.repeat(&mut recording, || {
-                    self.gradients(&mut inputs);
-                    if self.joined {
-                        self.set.average_on_device(self.backend, &mut inputs.loss);
-                    }
-                    self.update(&inputs);
-                });
-                self.recording = recording;
-            }
+            None => self.backend.repeat(&mut recording, || {
+                self.gradients(&mut inputs);
+                if self.joined {
+                    self.set.average_on_device(self.backend, &mut inputs.loss);
+                }
+                self.update(&inputs);
+            }),
             Some(group) => {
                 self.gradients(&mut inputs);
                 self.set.average_grads(self.backend, group)?;
@@ -261,7 +256,7 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         }
         let mut loss = [self.backend.download(&inputs.loss)[0]];
         let samples = inputs.samples[0];
-        self.inputs = Some(inputs);
+        self.kept = Some((inputs, recording));
         self.backend.check_batch(samples)?;
         if let Some(group) = self.group.filter(|_| !self.joined) {
             group.average(&mut loss)?;
@@ -269,19 +264,19 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         Ok(f64::from(loss[0]))
     }
 
-    /// Tells the device what this step is about.
-    fn write_inputs(&mut self, subjects: [&[Subject]; 2]) -> Inputs<B> {
+    /// Tells the device what this step is about, in buffers that come with their recording.
+    fn write_inputs(&mut self, subjects: [&[Subject]; 2]) -> (Inputs<B>, B::Recording) {
         let (backend, samples) = (self.backend, subjects.map(<[Subject]>::len));
-        let kept = self.inputs.take().filter(|kept| kept.samples == samples);
-        let mut inputs = kept.unwrap_or_else(|| {
-            self.recording = B::Recording::default();
-            Inputs {
+        let kept = self.kept.take().filter(|(kept, _)| kept.samples == samples);
+        let (mut inputs, recording) = kept.unwrap_or_else(|| {
+            let inputs = Inputs {
                 subjects: samples.map(|n| backend.alloc_floats(n * Subject::WORDS)),
                 samples,
                 seed: backend.alloc_floats(2),
                 pace: backend.alloc_floats(Pace::WORDS),
                 loss: backend.alloc_floats(1),
-            }
+            };
+            (inputs, B::Recording::default())
         });
         for (subjects, buffer) in subjects.iter().zip(&mut inputs.subjects) {
             backend.write(&Subject::words(subjects), buffer);
@@ -291,7 +286,7 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         backend.write(&seed.map(|part| part as f32), &mut inputs.seed);
         let pace = self.optimizer.at(self.step, self.steps);
         backend.write(&pace.words(&self.optimizer.adamw()), &mut inputs.pace);
-        inputs
+        (inputs, recording)
     }
 
     /// Computes the gradients of a step and its loss.

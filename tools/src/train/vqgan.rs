@@ -75,8 +75,8 @@ pub struct VqganTrainer<'a, B: Backend> {
     pub random: Random,
     /// What is trained on.
     pictures: Option<B::Pictures>,
-    inputs: Option<Inputs<B>>,
-    recording: B::Recording,
+    /// Buffers of the last step, and the recording of what is done with them.
+    kept: Option<(Inputs<B>, B::Recording)>,
 }
 
 /// What a step is told, in buffers that stay where they are, and what it tells.
@@ -131,8 +131,7 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
             step: 0,
             random,
             pictures: None,
-            inputs: None,
-            recording: B::Recording::default(),
+            kept: None,
         }
     }
 
@@ -165,7 +164,7 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         let shape = [cuts.len(), height, width, 3];
         let adversarial = self.loss.prepare(shape, &optimizer, &pace)?;
         let kind = Kind { shape, quantizes: self.step > self.config.quantize_from, adversarial };
-        let mut inputs = self.inputs_for(kind);
+        let (mut inputs, mut recording) = self.inputs_for(kind);
         self.backend.write(&Cut::words(cuts), &mut inputs.cuts);
         self.backend.write(&pace.words(&optimizer), &mut inputs.pace);
         if kind.quantizes {
@@ -173,9 +172,7 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
             let key = self.random.key();
             self.backend.write(&key.map(|part| part as f32), &mut inputs.key);
         }
-        let mut recording = std::mem::take(&mut self.recording);
         self.backend.repeat(&mut recording, || self.compute(&mut inputs, &optimizer));
-        self.recording = recording;
 
         let read = |buffer: &B::Buffer| f64::from(self.backend.download(buffer)[0]);
         let mut losses = VqganLosses { picture: self.loss.measured(adversarial), ..VqganLosses::default() };
@@ -183,17 +180,16 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
             losses.commitment = read(&inputs.commitment) / f64::from(self.config.commitment.max(f32::MIN_POSITIVE));
             losses.revived = read(&inputs.revived) as usize;
         }
-        self.inputs = Some(inputs);
+        self.kept = Some((inputs, recording));
         self.backend.check_batch(shape[0])?;
         Ok(losses)
     }
 
-    /// Buffers for steps of that kind.
-    fn inputs_for(&mut self, kind: Kind) -> Inputs<B> {
+    /// Buffers for steps of that kind, with their recording.
+    fn inputs_for(&mut self, kind: Kind) -> (Inputs<B>, B::Recording) {
         let backend = self.backend;
-        self.inputs.take().filter(|kept| kept.kind == kind).unwrap_or_else(|| {
-            self.recording = B::Recording::default();
-            Inputs {
+        self.kept.take().filter(|(kept, _)| kept.kind == kind).unwrap_or_else(|| {
+            let inputs = Inputs {
                 kind,
                 cuts: backend.alloc_floats(kind.shape[0] * Cut::WORDS),
                 images: backend.alloc_floats(len(kind.shape)),
@@ -202,7 +198,8 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
                 commitment_weights: backend.upload(&vec![self.config.commitment; kind.shape[0]]),
                 commitment: backend.alloc_floats(1),
                 revived: backend.alloc_floats(1),
-            }
+            };
+            (inputs, B::Recording::default())
         })
     }
 
@@ -211,7 +208,7 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         if self.codebook.is_some() {
             return;
         }
-        self.cut_out(inputs);
+        cut_out(self.backend, self.pictures.as_ref(), &inputs.cuts, inputs.kind.shape, &mut inputs.images);
         let mut tape = Tape::new(self.backend, &mut self.set);
         let input = float_input(self.backend, &mut tape, &inputs.images, inputs.kind.shape);
         let latent = self.encoder.apply(&mut tape, input);
@@ -222,16 +219,10 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         self.codebook = Some(on_device(self.backend, &book));
     }
 
-    fn cut_out(&self, inputs: &mut Inputs<B>) {
-        let pictures = self.pictures.as_ref().expect("there is something to train on");
-        let [_, height, width, _] = inputs.kind.shape;
-        self.backend.cut_out(pictures, [height, width], &inputs.cuts, &mut inputs.images);
-    }
-
     /// All of a step that the device does.
     fn compute(&mut self, inputs: &mut Inputs<B>, optimizer: &AdamW) {
         let backend = self.backend;
-        self.cut_out(inputs);
+        cut_out(self.backend, self.pictures.as_ref(), &inputs.cuts, inputs.kind.shape, &mut inputs.images);
         let mut tape = Tape::new(backend, &mut self.set);
         let input = float_input(backend, &mut tape, &inputs.images, inputs.kind.shape);
         let latent = self.encoder.apply(&mut tape, input);
@@ -305,6 +296,20 @@ impl<B: Backend> Trainer for VqganTrainer<'_, B> {
         self.backend.check()?;
         Ok(checkpoint)
     }
+}
+
+/// Cuts `images` of `shape` out of the pictures that a trainer was given.
+///
+/// # Panics
+/// When it was given none.
+pub(super) fn cut_out<B: Backend>(
+    backend: &B,
+    pictures: Option<&B::Pictures>,
+    cuts: &B::Buffer,
+    [_, height, width, _]: [usize; 4],
+    images: &mut B::Buffer,
+) {
+    backend.cut_out(pictures.expect("there is something to train on"), [height, width], cuts, images);
 }
 
 /// Floats as an input.

@@ -94,7 +94,8 @@ struct Kernel {
 }
 
 impl Device {
-    /// Opens GPU `ordinal` and loads the kernels, with activations in bf16 or else as floats, from `cache` where they were compiled before.
+    /// Opens GPU `ordinal` and loads the kernels, with activations in bf16 or else as floats, from `cache` where they were
+    /// compiled before.
     ///
     /// # Errors
     /// [`Error::Usage`] naming what is missing and where it was looked for: no driver, one that is too old, no such
