@@ -21,7 +21,7 @@ import sys
 ARCHITECTURES = ["sm_80", "sm_87", "sm_90"]
 # What `program.rs` puts in front of the files.
 ACTIVATIONS = {"float": "", "bf16": "#define BF16_ACTIVATIONS\n"}
-BF16_ALONE = "direct.cu"
+BF16_ALONE = ["tensor.cu", "direct.cu", "tensor_attention.cu"]
 BACKEND = pathlib.Path(__file__).parent.parent / "src/backend/cuda"
 
 
@@ -49,7 +49,7 @@ def program(bf16):
     files = sorted(path.name for path in (BACKEND / "kernels").glob("*.cu"))
     if sorted(names) != files:
         sys.exit(f"program.rs names {sorted(names)}, the folder has {files}")
-    names = [name for name in names if bf16 or name != BF16_ALONE]
+    names = [name for name in names if bf16 or name not in BF16_ALONE]
     return "".join(f'#line 1 "{name}"\n{(BACKEND / "kernels" / name).read_text()}' for name in names)
 
 

@@ -6,6 +6,7 @@
 //! A fault of the device (out of memory, a lost GPU) does not stop an operation: it is kept, everything after it
 //! does nothing, and [`Backend::check`] reports it.
 
+mod attention;
 mod blas;
 mod conv;
 mod demand;

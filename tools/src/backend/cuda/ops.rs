@@ -306,17 +306,13 @@ impl Backend for Cuda {
 
     fn attention(&self, g: &Attention, qkv: &Buffer, out: &mut Buffer, weights: &mut Buffer) {
         check_attention(g, qkv, out, weights);
-        let scores = self.scratch(weights.len());
-        let arguments = arguments![g.tokens, g.channels, g.heads, qkv, out, weights, scores];
-        self.teams("attention", g.batch * g.heads, &arguments);
+        self.attend(g, qkv, out, weights);
     }
 
     fn attention_grad(&self, g: &Attention, qkv: &Buffer, weights: &Buffer, grad: &Buffer, out: &mut Buffer) {
         check_attention(g, out, grad, weights);
         assert_eq!(qkv.len(), out.len());
-        let slopes = self.scratch(weights.len());
-        let arguments = arguments![g.tokens, g.channels, g.heads, qkv, weights, grad, slopes, out];
-        self.teams("attention_grad", g.batch * g.heads, &arguments);
+        self.attend_backward(g, qkv, weights, grad, out);
     }
 
     fn sinusoid(&self, dim: usize, t: &Buffer, out: &mut Buffer) {

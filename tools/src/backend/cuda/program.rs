@@ -9,18 +9,20 @@ use rissole::{Error, Result};
 use super::nvrtc;
 
 /// The kernels, in the order they are compiled.
-const FILES: [(&str, &str); 16] = [
+const FILES: [(&str, &str); 18] = [
     ("common.cu", include_str!("kernels/common.cu")),
     ("random.cu", include_str!("kernels/random.cu")),
     ("pointwise.cu", include_str!("kernels/pointwise.cu")),
     ("layout.cu", include_str!("kernels/layout.cu")),
     ("reduce.cu", include_str!("kernels/reduce.cu")),
     ("conv.cu", include_str!("kernels/conv.cu")),
+    ("tensor.cu", include_str!("kernels/tensor.cu")),
     ("direct.cu", include_str!("kernels/direct.cu")),
     ("pool.cu", include_str!("kernels/pool.cu")),
     ("gemm.cu", include_str!("kernels/gemm.cu")),
     ("norm.cu", include_str!("kernels/norm.cu")),
     ("attention.cu", include_str!("kernels/attention.cu")),
+    ("tensor_attention.cu", include_str!("kernels/tensor_attention.cu")),
     ("quantize.cu", include_str!("kernels/quantize.cu")),
     ("loss.cu", include_str!("kernels/loss.cu")),
     ("pictures.cu", include_str!("kernels/pictures.cu")),
@@ -29,8 +31,8 @@ const FILES: [(&str, &str); 16] = [
 ];
 /// What makes activations bf16.
 const BF16: &str = "#define BF16_ACTIVATIONS\n";
-/// The file that is for activations in bf16 alone.
-const BF16_ALONE: &str = "direct.cu";
+/// The files that are for activations in bf16 alone.
+const BF16_ALONE: [&str; 3] = ["tensor.cu", "direct.cu", "tensor_attention.cu"];
 /// What begins a kernel's declaration.
 const DECLARATION: &str = "extern \"C\" __global__ void ";
 /// Bytes of the hash in front of a kept program.
@@ -53,7 +55,7 @@ pub enum Parameter {
 
 /// All files as one source, with activations in bf16 or else as floats.
 pub fn source(bf16: bool) -> String {
-    let files = FILES.iter().filter(|(name, _)| bf16 || *name != BF16_ALONE);
+    let files = FILES.iter().filter(|(name, _)| bf16 || !BF16_ALONE.contains(name));
     let files = files.map(|(name, text)| format!("#line 1 \"{name}\"\n{text}"));
     std::iter::once(if bf16 { BF16.to_owned() } else { String::new() }).chain(files).collect()
 }

@@ -239,6 +239,9 @@ fn attentions() -> Vec<Attention> {
         attention(3, 16, 64, 2),
         attention(1, 37, 35, 5),
         attention(2, 64, 32, 1),
+        attention(2, 36, 112, 1),
+        attention(1, 17, 144, 2),
+        attention(1, 70, 12, 3),
     ]
 }
 

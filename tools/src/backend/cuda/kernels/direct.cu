@@ -1,23 +1,10 @@
 // Convolutions of bf16 on tensor cores without patches in memory ("implicit GEMM"): tiles of the patches are gathered into
-// shared memory as they are needed. Channels are multiples of 8, so that a thread moves 16 bytes at a time. This file is
-// part of programs with activations in bf16 alone.
+// shared memory as they are needed. Channels are multiples of 8, so that a thread moves 16 bytes at a time.
 
 #define ROWS 128     // of a tile of the result
 #define COLUMNS 64   // of it
 #define STEP 32      // terms of the sums in shared memory at a time
 #define STRIDE 40    // elements from row to row there: no two rows of a fragment meet in a bank
-
-#ifndef EMULATED_MMA
-// d += a · b of 16 × 16 and 16 × 8 over a warp, in the fragments of PTX's mma.m16n8k16.
-static __device__ __forceinline__ void mma(float* d, const unsigned* a, const unsigned* b) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-#endif
-
-typedef Pack<bf16, 8> Eight;
 
 // A map that is read, and the kernel's way over it.
 struct Source {
