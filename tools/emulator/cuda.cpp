@@ -1,4 +1,5 @@
-// libcuda.so.1 on the CPU: memory is malloc's, streams do everything at once, kernels run in emulator_run.
+// libcuda.so.1 on the CPU: memory is malloc's, a stream does its work when somebody waits for it, kernels run in
+// emulator_run.
 #include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -8,8 +9,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <deque>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -51,11 +54,27 @@ static char device;  // its address is the one context
 static thread_local Graph* capture;  // while work is recorded
 static thread_local bool invalid;    // whether something was done that cannot be
 
-// Does `work`, or records it.
+// Work that was submitted and not yet done. What it reads on the host by then must be what it was.
+static thread_local std::deque<std::function<int()>> pending;
+static thread_local int failure;  // of work, told to whoever waits next and from then on
+static std::map<uint64_t, size_t> page_locked;
+
+// Takes note of `work`, or records it.
 static int submit(std::function<int()> work) {
-    if (!capture) return work();
-    capture->push_back(std::move(work));
+    if (capture) capture->push_back(std::move(work));
+    else pending.push_back(std::move(work));
     return SUCCESS;
+}
+
+// Does everything that was submitted.
+static int wait() {
+    while (!pending.empty() && !failure) {
+        auto work = std::move(pending.front());
+        pending.pop_front();
+        failure = work();
+    }
+    pending.clear();
+    return failure;
 }
 
 // Refuses what a recording cannot hold: real drivers record some of it, and then repeat it with whatever lies at the
@@ -125,10 +144,10 @@ int cuDevicePrimaryCtxRetain(void** to, int) { return *to = &device, SUCCESS; }
 int cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 int cuCtxGetCurrent(void** to) { return *to = context, SUCCESS; }
 int cuCtxSetCurrent(void* to) { return context = to, SUCCESS; }
-int cuCtxSynchronize() { return refused() ? CAPTURE_UNSUPPORTED : SUCCESS; }
+int cuCtxSynchronize() { return refused() ? CAPTURE_UNSUPPORTED : wait(); }
 int cuStreamCreate(void** stream, unsigned) { return *stream = malloc(1), SUCCESS; }
-int cuStreamDestroy_v2(void* stream) { return free(stream), SUCCESS; }
-int cuStreamSynchronize(void*) { return refused() ? CAPTURE_UNSUPPORTED : SUCCESS; }
+int cuStreamDestroy_v2(void* stream) { return wait(), free(stream), SUCCESS; }
+int cuStreamSynchronize(void*) { return refused() ? CAPTURE_UNSUPPORTED : wait(); }
 
 int cuStreamBeginCapture_v2(void*, int) {
     if (refused() || getenv("RISSOLE_EMULATOR_NO_CAPTURE")) return CAPTURE_UNSUPPORTED;
@@ -149,14 +168,15 @@ int cuGraphDestroy(Graph* graph) { return delete graph, SUCCESS; }
 int cuGraphExecDestroy(Graph* work) { return delete work, SUCCESS; }
 int cuGraphLaunch(Graph* work, void*) {
     for (auto& step : *work) {
-        if (int fault = submit(step)) return fault;
+        submit(step);
     }
     return SUCCESS;
 }
 
 // Events are the time at which they are reached.
 int cuEventCreate(double** event, unsigned) { return *event = new double(0), SUCCESS; }
-int cuEventDestroy_v2(double* event) { return delete event, SUCCESS; }
+int cuEventDestroy_v2(double* event) { return wait(), delete event, SUCCESS; }
+int cuEventSynchronize(double*) { return refused() ? CAPTURE_UNSUPPORTED : wait(); }
 int cuEventRecord(double* event, void*) {
     return submit([=] {
         timespec now;
@@ -201,6 +221,7 @@ int cuMemAlloc_v2(uint64_t* address, size_t bytes) {
 
 int cuMemFree_v2(uint64_t address) {
     if (refused()) return CAPTURE_UNSUPPORTED;
+    wait();
     std::lock_guard<std::mutex> hold(lock);
     auto block = live.find(address);
     if (block == live.end()) return INVALID_VALUE;
@@ -210,15 +231,46 @@ int cuMemFree_v2(uint64_t address) {
     return SUCCESS;
 }
 
+int cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
+    if (refused()) return CAPTURE_UNSUPPORTED;
+    std::lock_guard<std::mutex> hold(lock);
+    *memory = malloc(bytes);
+    page_locked[(uint64_t)*memory] = bytes;
+    return *memory ? SUCCESS : OUT_OF_MEMORY;
+}
+
+int cuMemFreeHost(void* memory) {
+    if (refused()) return CAPTURE_UNSUPPORTED;
+    wait();
+    std::lock_guard<std::mutex> hold(lock);
+    if (!page_locked.erase((uint64_t)memory)) return INVALID_VALUE;
+    free(memory);
+    return SUCCESS;
+}
+
+// Page-locked memory is read when the copy's turn comes, any other now.
 int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void*) {
     if (refused()) return CAPTURE_UNSUPPORTED;
-    if (!inside(to, bytes)) return ILLEGAL_ADDRESS;
-    memcpy((void*)to, from, bytes);
-    return SUCCESS;
+    std::unique_lock<std::mutex> hold(lock);
+    auto after = page_locked.upper_bound((uint64_t)from);
+    bool later = after != page_locked.begin();
+    if (later) {
+        auto [start, length] = *std::prev(after);
+        later = (uint64_t)from + bytes <= start + length;
+    }
+    hold.unlock();
+    std::shared_ptr<std::vector<char>> staged;
+    if (!later) staged = std::make_shared<std::vector<char>>((const char*)from, (const char*)from + bytes);
+    return submit([=] {
+        if (!inside(to, bytes)) return ILLEGAL_ADDRESS;
+        memcpy((void*)to, staged ? staged->data() : from, bytes);
+        return SUCCESS;
+    });
 }
 
 int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void*) {
     if (refused()) return CAPTURE_UNSUPPORTED;
+    if (int fault = wait()) return fault;
     if (!inside(from, bytes)) return ILLEGAL_ADDRESS;
     memcpy(to, (void*)from, bytes);
     return SUCCESS;

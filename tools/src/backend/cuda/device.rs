@@ -21,6 +21,7 @@ use rissole::{Error, Result};
 use super::nccl::Nccl;
 use super::profile::{Cost, Profile, Profiler};
 use super::program::{self, Parameter};
+use super::staging::Staging;
 use super::{blas::Blas, libraries};
 use crate::group::Group;
 
@@ -84,6 +85,7 @@ pub struct Device {
     /// Whether activations are bf16 to the kernels.
     bf16: bool,
     blas: Option<Blas>,
+    staging: RefCell<Staging>,
     profiler: RefCell<Option<Profiler>>,
 }
 
@@ -132,9 +134,10 @@ impl Device {
             ))
         })?;
         let blas = Blas::open(&stream);
+        let staging = Staging::new(&stream).map_err(|e| fault("memory for copies", e))?.into();
         let multiprocessors = multiprocessors.unsigned_abs().max(1);
         let name = format!("{name} (CUDA device {ordinal})");
-        Ok(Self { name, multiprocessors, context, stream, kernels, bf16, blas, profiler: RefCell::default() })
+        Ok(Self { name, multiprocessors, context, stream, kernels, bf16, blas, staging, profiler: RefCell::default() })
     }
 
     /// Matrix products by cuBLAS, where it was found.
@@ -187,7 +190,12 @@ impl Device {
     /// What the driver says.
     pub fn upload<T: bytemuck::Pod>(&self, values: &[T], address: u64) -> Result<()> {
         self.bind()?;
-        // SAFETY: pageable host memory is staged before the call returns; the caller's array is that long.
+        // SAFETY: the caller's array is that long.
+        let staged = unsafe { self.staging.borrow_mut().copy(bytemuck::cast_slice(values), address) };
+        if staged.map_err(|e| self.fault("upload", e))? {
+            return Ok(());
+        }
+        // SAFETY: the driver stages what is not page-locked before the call returns; the caller's array is that long.
         unsafe { result::memcpy_htod_async(address, values, self.stream.cu_stream()) }
             .map_err(|e| self.fault("upload", e))
     }

@@ -25,6 +25,7 @@ mod program;
 mod quantize;
 mod recording;
 mod reduce;
+mod staging;
 mod windows;
 
 use std::cell::{Cell, RefCell};

@@ -14,6 +14,16 @@ pub(super) fn copies<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
         compare!(pair, inputs vec![floats(pair.normal(n))], outputs [Poison(n)], |b, [x], [out]| b.convert(x, out));
         compare!(pair, inputs vec![], outputs [Poison(n)], |b, [], [out]| b.fill(-0.3, out));
     }
+    many_uploads(pair);
+}
+
+/// More than a device takes note of at a time, before any of it is asked for.
+fn many_uploads<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    let arrays: Vec<Vec<f32>> = (0..40).map(|i| vec![i as f32; 20_000 + i]).collect();
+    let uploaded: Vec<_> = arrays.iter().map(|array| pair.candidate.upload(array)).collect();
+    let got: Vec<_> = uploaded.iter().map(|buffer| pair.candidate.download(buffer)).collect();
+    pair.compare(&arrays, &got);
+    uploaded.into_iter().for_each(|buffer| pair.candidate.release(buffer));
 }
 
 pub(super) fn pointwise<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
