@@ -20,6 +20,8 @@ use crate::train::vqgan::{VqganTrainer, VqganTraining};
 
 /// Steps that are not timed: the first finds memory, the second is recorded.
 const WARM_UP: u32 = 2;
+/// Steps that a GPU is given together, and then waited for.
+const STEPS_TOGETHER: u32 = 10;
 
 /// What is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -57,7 +59,7 @@ pub struct BenchArgs {
     /// VQ-GAN: channels of the discriminator's first layer; 0: none.
     #[arg(long, default_value_t = 0)]
     discriminator: usize,
-    /// Steps timed, after two that are not.
+    /// Steps timed, after two that are not; on a GPU tens of steps.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
     /// On a GPU with bf16: convolutions as products over patches, not on tensor cores without them.
@@ -86,8 +88,15 @@ pub fn run(args: &BenchArgs, device: &Wanted) -> Result<()> {
 
 /// A network in training, with what it is given at each step.
 trait Bench {
+    /// One step.
     fn step(&mut self) -> Result<()>;
-    fn parameters(&self) -> usize;
+    fn trainer(&mut self) -> &mut dyn Trainer;
+
+    /// So many steps, and the wait for them.
+    fn steps(&mut self, count: u32) -> Result<()> {
+        (0..count).try_for_each(|_| self.step())?;
+        self.trainer().measured().map(drop)
+    }
 }
 
 struct OnBlocks<'a, B: Backend> {
@@ -100,11 +109,11 @@ struct OnBlocks<'a, B: Backend> {
 impl<B: Backend> Bench for OnBlocks<'_, B> {
     fn step(&mut self) -> Result<()> {
         let subjects = self.sampler.draw(self.batch, &mut self.random);
-        self.trainer.train(&subjects).map(drop)
+        self.trainer.train(&subjects)
     }
 
-    fn parameters(&self) -> usize {
-        self.trainer.parameters()
+    fn trainer(&mut self) -> &mut dyn Trainer {
+        &mut self.trainer
     }
 }
 
@@ -116,11 +125,11 @@ struct OnPictures<'a, B: Backend> {
 
 impl<B: Backend> Bench for OnPictures<'_, B> {
     fn step(&mut self) -> Result<()> {
-        self.trainer.train(&self.cuts, self.side, self.side).map(drop)
+        self.trainer.train(&self.cuts, self.side, self.side)
     }
 
-    fn parameters(&self) -> usize {
-        self.trainer.parameters()
+    fn trainer(&mut self) -> &mut dyn Trainer {
+        &mut self.trainer
     }
 }
 
@@ -148,13 +157,14 @@ fn time<B: Backend>(args: &BenchArgs, backend: &B, cuda: Option<&Cuda>) -> Resul
         }
     };
     let (mut seconds, mut cpu_seconds) = (Vec::new(), Vec::new());
-    for step in 0..args.steps + WARM_UP {
+    bench.steps(WARM_UP)?;
+    // A GPU is waited for as seldom as in training.
+    let together = if cuda.is_some() { STEPS_TOGETHER } else { 1 };
+    for _ in 0..args.steps.div_ceil(together) {
         let (start, cpu_start) = (std::time::Instant::now(), cpu_time::ProcessTime::now());
-        bench.step()?;
-        if step >= WARM_UP {
-            seconds.push(start.elapsed().as_secs_f64());
-            cpu_seconds.push(cpu_start.elapsed().as_secs_f64());
-        }
+        bench.steps(together)?;
+        seconds.push(start.elapsed().as_secs_f64() / f64::from(together));
+        cpu_seconds.push(cpu_start.elapsed().as_secs_f64() / f64::from(together));
     }
     seconds.sort_by(f64::total_cmp);
     cpu_seconds.sort_by(f64::total_cmp);
@@ -162,7 +172,7 @@ fn time<B: Backend>(args: &BenchArgs, backend: &B, cuda: Option<&Cuda>) -> Resul
         "seconds_per_step": seconds[seconds.len() / 2],
         "cpu_seconds_per_step": cpu_seconds[cpu_seconds.len() / 2],
         "fastest": seconds[0],
-        "parameters": bench.parameters(),
+        "parameters": bench.trainer().parameters(),
         "batch": args.batch,
         "device": cuda.map_or("cpu", Cuda::name),
         "device_bytes": cuda.map(|cuda| cuda.memory_requests().1),
@@ -170,7 +180,7 @@ fn time<B: Backend>(args: &BenchArgs, backend: &B, cuda: Option<&Cuda>) -> Resul
     });
     if let Some(cuda) = cuda.filter(|_| args.profile) {
         let mut done = Ok(());
-        let profile = cuda.profile(|| done = bench.step())?;
+        let profile = cuda.profile(|| done = bench.steps(1))?;
         done?;
         drop(bench);
         let ceilings = cuda.ceilings()?;

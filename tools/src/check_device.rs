@@ -159,7 +159,8 @@ fn train<B: Backend>(backend: &B, steps: usize, requests: impl Fn() -> u64) -> R
     let mut trainer = DenoiserTrainer::new(backend, &config, latent, 1)?.on(set, config.windows());
     let (mut losses, mut asked) = (Vec::new(), Vec::new());
     for _ in 0..steps {
-        losses.push(trainer.train(&sampler.draw(config.batch, &mut random))?);
+        trainer.train(&sampler.draw(config.batch, &mut random))?;
+        losses.extend(trainer.measured()?.concat());
         asked.push(requests());
     }
     let tensors = trainer.checkpoint()?.tensors;

@@ -24,7 +24,7 @@ use rissole_train::stages::{INTERRUPTED, MAX_SHARDS, Run, Shard, Stage};
 /// Interrupted at any moment and started again, a run goes on from its last checkpoint.
 ///
 /// Started several times by a launcher that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT (torchrun; SLURM with the
-/// last two), on one machine or on several with a common file system, the processes train the denoiser together. With
+/// last two), on one machine or on several with a common file system, the processes train together. With
 /// `--device cuda:all` each takes a GPU of its own, and without a launcher they are started.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]

@@ -145,7 +145,7 @@ fn a_recipe_trains_on_the_emulated_gpu_what_it_trains_on_the_cpu() {
         let found = trained(Some(&dir), &["--device", "cuda:0", "--precision", precision], &[]);
         agree(precision, &expected, &found, tolerance);
     }
-    // All GPUs of the machine, each with its share of the denoiser's batch.
+    // All GPUs of the machine, each with its share of every batch.
     let found = trained(Some(&dir), &["--device", "cuda:all"], &[("RISSOLE_EMULATOR_DEVICES", "2")]);
     for part in ["rank 1 of 2", "average gradients among themselves", "CUDA device 1"] {
         assert!(found.text.contains(part), "{}", found.text);
@@ -206,8 +206,9 @@ fn compiled_kernels_are_kept() {
     assert!(!words.contains("compiling kernels") && words.contains("no cuBLAS"), "{words}");
     passes(&second);
     // A damaged file is compiled anew, for which there is no compiler now.
-    let kept = std::fs::read_dir(&kernels).unwrap().next().unwrap().unwrap().path();
-    std::fs::write(&kept, b"damaged").unwrap();
+    for kept in std::fs::read_dir(&kernels).unwrap() {
+        std::fs::write(kept.unwrap().path(), b"damaged").unwrap();
+    }
     let third = emulated(&dir, &["--steps", "0"], &[]);
     assert!(third.status.code() == Some(2) && text(&third).contains("no NVRTC"), "{}", text(&third));
 }

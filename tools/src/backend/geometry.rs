@@ -230,6 +230,8 @@ pub struct PictureError {
 /// A codebook that moves with the vectors that use it (van den Oord et al. 2017, appendix A.1).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Book<T> {
+    /// Entries K.
+    pub size: usize,
     /// Values of a vector.
     pub channels: usize,
     /// Entries, `K × channels`.
@@ -238,6 +240,17 @@ pub struct Book<T> {
     pub uses: T,
     /// Moving average of the sum of vectors that use it, `K × channels`.
     pub sums: T,
+}
+
+/// What a step gives a codebook.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BookStep<T> {
+    /// How many vectors use each entry, `K`.
+    pub counts: T,
+    /// The sums of those, `K × channels`.
+    pub sums: T,
+    /// Vectors that entries may begin anew at, `K × channels`.
+    pub rows: T,
 }
 
 /// An entry used less often than this (moving average, vectors a step) is moved onto a vector of the batch.

@@ -4,6 +4,7 @@
 //! [`cpu::Cpu`], that of an NVIDIA GPU [`cuda::Cuda`]; [`parity`] compares any two.
 
 pub mod choice;
+pub mod codes;
 pub mod cpu;
 pub mod cuda;
 mod geometry;
@@ -15,6 +16,7 @@ pub mod windows;
 pub use geometry::*;
 
 use crate::group::Group;
+use codes::CodeSet;
 use pictures::PictureSet;
 use windows::{Batch, LatentSet, Layout, WindowSettings};
 
@@ -30,6 +32,8 @@ pub trait Backend {
     type Latents: std::fmt::Debug;
     /// Pictures on the device.
     type Pictures: std::fmt::Debug;
+    /// Latents of pictures on the device, as codes.
+    type Codes: std::fmt::Debug;
     /// Work that is done again and again.
     type Recording: std::fmt::Debug + Default;
 
@@ -81,6 +85,8 @@ pub trait Backend {
     fn affine(&self, factor: f32, summand: f32, x: &Self::Buffer, out: &mut Self::Buffer);
     /// `to += scale[0] · x`; `scale` is a float.
     fn add_scaled(&self, scale: &Self::Buffer, x: &Self::Buffer, to: &mut Self::Buffer);
+    /// `log[row[0] · columns + column …] = values`, all floats.
+    fn note(&self, values: &Self::Buffer, column_of: [usize; 2], row: &Self::Buffer, log: &mut Self::Buffer);
     /// `out[0] = Σ x²`, a float.
     fn square_sum(&self, x: &Self::Buffer, out: &mut Self::Buffer);
 
@@ -216,14 +222,24 @@ pub trait Backend {
         codes: &mut Self::Buffer,
         chosen: &mut Self::Buffer,
     );
-    /// Moves the entries of `book` toward the `rows` whose `codes` name them, with moving averages of `decay`, and entries
-    /// that are [`DEAD`] onto rows that follow from `key` (two whole numbers below 2²⁴). `revived[0]` is how many are.
-    fn update_book(
+    /// What a step gives a codebook: its `rows` by the entries that their `codes` name, and for each entry one that follows
+    /// from `key` (two whole numbers below 2²⁴) of the rows of several equal shares, zeros where that is in another than this
+    /// one; `share` is its number, and how many there are.
+    fn sum_book(
         &self,
-        decay: f32,
+        share: [usize; 2],
         rows: &Self::Buffer,
         codes: &Self::Buffer,
         key: &Self::Buffer,
+        step: &mut BookStep<Self::Buffer>,
+    );
+    /// Moves the entries of `book` toward what `times` steps give it of which `step` is the mean, with moving averages of
+    /// `decay`, and entries that are [`DEAD`] onto the rows of the step, `times` as large. `revived[0]` is how many are.
+    fn move_book(
+        &self,
+        decay: f32,
+        times: usize,
+        step: &BookStep<Self::Buffer>,
         book: &mut Book<Self::Buffer>,
         revived: &mut Self::Buffer,
     );
@@ -265,6 +281,12 @@ pub trait Backend {
     fn pictures(&self, set: PictureSet) -> Self::Pictures;
     /// Cuts out parts of `size` (rows, columns), as `cuts` ([`pictures::Cut::words`]) tells: `out` gets floats in −1…1.
     fn cut_out(&self, pictures: &Self::Pictures, size: [usize; 2], cuts: &Self::Buffer, out: &mut Self::Buffer);
+
+    /// Brings the codes of whole latents to the device.
+    fn codes(&self, set: CodeSet) -> Self::Codes;
+    /// Cuts out parts of `size` (rows, columns of cells), as `cuts` ([`pictures::Cut::words`]) tells: `out` gets the entries
+    /// that the codes name, floats.
+    fn look_up(&self, codes: &Self::Codes, size: [usize; 2], cuts: &Self::Buffer, out: &mut Self::Buffer);
 
     /// Brings a set of latents to the device.
     fn latents(&self, set: LatentSet, settings: WindowSettings) -> Self::Latents;

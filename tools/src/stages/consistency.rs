@@ -11,6 +11,7 @@ use crate::train::Trainer;
 use crate::train::consistency::ConsistencyTraining;
 use crate::train::denoiser::{DenoiserTrainer, TrainedDenoiser};
 use crate::train::latents::{BatchSettings, Sampler};
+use crate::train::together::Together;
 
 struct OnPairs<'a, B: Backend> {
     trainer: DenoiserTrainer<'a, B>,
@@ -19,16 +20,14 @@ struct OnPairs<'a, B: Backend> {
 }
 
 impl<B: Backend> Training for OnPairs<'_, B> {
-    const MEASURES: &'static [&'static str] = &["loss"];
-
-    fn trainer(&self) -> &dyn Trainer {
-        &self.trainer
+    fn trainer(&mut self) -> &mut dyn Trainer {
+        &mut self.trainer
     }
 
-    fn advance(&mut self) -> Result<Vec<f64>> {
+    fn advance(&mut self) -> Result<()> {
         let Self { trainer, sampler, config } = self;
         let pairs = sampler.draw_pairs(config.batch, config.gap(trainer.step + 1), &mut trainer.random);
-        Ok(vec![trainer.tune(&pairs)?])
+        trainer.tune(&pairs)
     }
 }
 
@@ -45,7 +44,8 @@ impl Run {
         // What counts is the data that is reached from the noisiest timesteps, which min-SNR weighs least.
         let settings = BatchSettings { min_snr: None, ..denoiser.batch_settings(schedule.alphas_cumprod()) };
         let sampler = Sampler::new(&set, settings).drawing(self.group.share(config.batch)?);
-        let trainer = self.consistency_trainer(backend, config)?.within(&self.group)?.on(set, denoiser.windows());
+        let together = Together::within(backend, &self.group)?;
+        let trainer = self.consistency_trainer(backend, config)?.with(together).on(set, denoiser.windows());
         let training = OnPairs { trainer, sampler, config };
         self.train(Stage::Consistency, training, config.steps)
     }

@@ -1,6 +1,7 @@
 //! Stage: train the decoder on, encoder and codebook fixed, where the recipe asks for it.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use rissole::network::Window;
 use rissole::store::BlockDatabase;
@@ -11,10 +12,12 @@ use super::training::Training;
 use super::{Run, Stage, cut_out, take_pictures};
 use crate::backend::Backend;
 use crate::backend::choice::on_device;
+use crate::backend::codes::CodeSet;
 use crate::backend::pictures::Cut;
 use crate::data::{Dataset, Split};
 use crate::train::Trainer;
 use crate::train::decoder::DecoderTrainer;
+use crate::train::together::Together;
 use crate::train::vqgan::Vqgan;
 
 struct OnLatents<'a, B: Backend> {
@@ -22,44 +25,36 @@ struct OnLatents<'a, B: Backend> {
     dataset: Dataset,
     /// The pictures of the dataset in the order of the database.
     pictures: Vec<u32>,
-    /// `K × C`.
-    codebook: Vec<f32>,
-    /// Codes of the latents in the order of the database, `N × H·W`; then maybe those of the same pictures mirrored.
-    codes: Vec<u16>,
+    /// Latents: of those pictures, then maybe of the same mirrored.
+    latents: usize,
     latent: LatentShape,
     /// Cells of a square along its side, where squares are cut out.
     crop: Option<usize>,
     batch: usize,
+    /// What of a batch is this process's.
+    share: Range<usize>,
 }
 
 impl<B: Backend> Training for OnLatents<'_, B> {
-    const MEASURES: &'static [&'static str] =
-        &["absolute", "squared", "perceptual", "adversarial_weight", "discriminator"];
-
-    fn trainer(&self) -> &dyn Trainer {
-        &self.trainer
+    fn trainer(&mut self) -> &mut dyn Trainer {
+        &mut self.trainer
     }
 
-    fn advance(&mut self) -> Result<Vec<f64>> {
-        let (images, LatentShape { height, width, channels }) = (self.pictures.len(), self.latent);
+    fn advance(&mut self) -> Result<()> {
+        let (images, LatentShape { height, width, .. }) = (self.pictures.len(), self.latent);
         let cell = self.dataset.width / width; // pixels along its side
-        let all = Window { top: 0, left: 0, height, width };
-        let mut cells = all;
-        let (mut latents, mut cuts) = (Vec::new(), Vec::new());
+        let mut cells = Window { top: 0, left: 0, height, width };
+        let (whole, mut cuts) = (cells, [vec![], vec![]]);
         for _ in 0..self.batch {
-            let drawn = self.trainer.random.below(self.codes.len() / self.latent.cells());
-            cells = cut_out(all, self.crop, &mut self.trainer.random);
-            let codes = &self.codes[drawn * self.latent.cells()..][..self.latent.cells()];
-            for code in window_of(codes, width, cells) {
-                latents.extend(&self.codebook[usize::from(code) * channels..][..channels]);
-            }
-            let Window { top, left, .. } = of_cells(cells, cell);
+            let drawn = self.trainer.random.below(self.latents);
+            cells = cut_out(whole, self.crop, &mut self.trainer.random);
+            let pixels = of_cells(cells, cell);
+            cuts[0].push(Cut { image: drawn, mirrored: false, top: cells.top, left: cells.left });
             let image = self.pictures[drawn % images] as usize;
-            cuts.push(Cut { image, mirrored: drawn >= images, top, left });
+            cuts[1].push(Cut { image, mirrored: drawn >= images, top: pixels.top, left: pixels.left });
         }
         let Window { height, width, .. } = of_cells(cells, cell);
-        let e = self.trainer.train(&latents, &cuts, height, width)?;
-        Ok(vec![e.absolute, e.squared, e.perceptual, e.adversarial_weight, e.discriminator])
+        self.trainer.train([&cuts[0][self.share.clone()], &cuts[1][self.share.clone()]], height, width)
     }
 }
 
@@ -67,12 +62,6 @@ impl<B: Backend> Training for OnLatents<'_, B> {
 fn of_cells(cells: Window, cell: usize) -> Window {
     let [top, left, height, width] = [cells.top, cells.left, cells.height, cells.width].map(|cells| cell * cells);
     Window { top, left, height, width }
-}
-
-/// The codes in `cells` of a latent of `width` cells a row.
-fn window_of(codes: &[u16], width: usize, cells: Window) -> impl Iterator<Item = u16> {
-    let rows = codes.chunks_exact(width).skip(cells.top).take(cells.height);
-    rows.flat_map(move |row| row[cells.left..][..cells.width].iter().copied())
 }
 
 /// The training pictures in the order of `database`, which has them under their names.
@@ -98,20 +87,24 @@ impl Run {
         let (mut dataset, split) = self.dataset()?;
         let database = BlockDatabase::open(self.product(Stage::Encode))?;
         let grid = self.recipe.denoiser.shape(self.recipe.latent_shape())?.grid;
-        let trainer = self.decoder_trainer(backend, &self.vqgan(backend)?)?.on(take_pictures(&mut dataset));
         let mut codes = latent_codes(&database, &grid)?;
         if let Some(mirrored) = self.mirrored(&database)? {
             codes.extend(latent_codes(&mirrored, &grid)?);
         }
+        let (latent, codebook) = (grid.latent(), database.codebook().to_vec());
+        let set = CodeSet { height: latent.height, width: latent.width, channels: latent.channels, codebook, codes };
+        let (share, latents) = (self.group.share(config.batch)?, set.count());
+        let together = Together::within(backend, &self.group)?;
+        let trainer = self.decoder_trainer(backend, &self.vqgan(backend)?)?.with(together);
         let training = OnLatents {
-            trainer,
+            trainer: trainer.on(take_pictures(&mut dataset), set),
             pictures: pictures_of(&database, &dataset, &split)?,
             dataset,
-            codebook: database.codebook().to_vec(),
-            codes,
-            latent: grid.latent(),
+            latents,
+            latent,
             crop: config.crop.map(|side| side / self.recipe.vqgan.model.downsampling()),
             batch: config.batch,
+            share,
         };
         self.train(Stage::Decoder, training, config.steps)
     }
@@ -144,10 +137,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_and_pixels_are_of_the_same_square() {
+    fn cells_and_pixels_are_of_the_same_square() {
         let cells = Window { top: 1, left: 2, height: 2, width: 3 };
-        let codes: Vec<u16> = (0..30).collect();
-        assert!(window_of(&codes, 6, cells).eq([8, 9, 10, 14, 15, 16]));
         assert_eq!(of_cells(cells, 4), Window { top: 4, left: 8, height: 8, width: 12 });
     }
 }

@@ -16,6 +16,7 @@ use crate::random::Random;
 use crate::train::Trainer;
 use crate::train::denoiser::{DenoiserTrainer, TrainedDenoiser};
 use crate::train::latents::Sampler;
+use crate::train::together::Together;
 
 struct OnBlocks<'a, B: Backend> {
     trainer: DenoiserTrainer<'a, B>,
@@ -24,15 +25,13 @@ struct OnBlocks<'a, B: Backend> {
 }
 
 impl<B: Backend> Training for OnBlocks<'_, B> {
-    const MEASURES: &'static [&'static str] = &["loss"];
-
-    fn trainer(&self) -> &dyn Trainer {
-        &self.trainer
+    fn trainer(&mut self) -> &mut dyn Trainer {
+        &mut self.trainer
     }
 
-    fn advance(&mut self) -> Result<Vec<f64>> {
+    fn advance(&mut self) -> Result<()> {
         let subjects = self.sampler.draw(self.batch, &mut self.trainer.random);
-        Ok(vec![self.trainer.train(&subjects)?])
+        self.trainer.train(&subjects)
     }
 }
 
@@ -47,7 +46,8 @@ impl Run {
         let schedule = Schedule::new(config.schedule, config.timesteps)?;
         let sampler = Sampler::new(&set, config.batch_settings(schedule.alphas_cumprod()));
         let sampler = sampler.drawing(self.group.share(config.batch)?);
-        let mut trainer = self.denoiser_trainer(backend)?.within(&self.group)?.on(set, config.windows());
+        let together = Together::within(backend, &self.group)?;
+        let mut trainer = self.denoiser_trainer(backend)?.with(together).on(set, config.windows());
         trainer.resume(&self.product(Stage::Denoiser))?;
         let training = OnBlocks { trainer, sampler, batch: config.batch };
         self.train(Stage::Denoiser, training, config.steps)

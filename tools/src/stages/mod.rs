@@ -71,7 +71,7 @@ impl Stage {
 
     /// Whether several processes do it together.
     pub fn is_shared(self) -> bool {
-        matches!(self, Self::Denoiser | Self::Consistency)
+        matches!(self, Self::Vqgan | Self::Denoiser | Self::Consistency | Self::Decoder)
     }
 
     fn name(self) -> &'static str {
@@ -118,8 +118,8 @@ impl Run {
         Self { device, ..self }
     }
 
-    /// The same run by the processes of `group`, which share a file system: they train the denoiser together, all else
-    /// is done by the one that leads while the others wait.
+    /// The same run by the processes of `group`, which share a file system: they train together, all else is done
+    /// by the one that leads while the others wait.
     pub fn within(self, group: Group) -> Self {
         Self { group, ..self }
     }

@@ -9,9 +9,11 @@ use super::{Run, Stage, interrupted, progress};
 use crate::group::Group;
 use crate::train::Trainer;
 use crate::train::checkpoint::Checkpoint;
+use crate::train::measures::KEPT;
 
-/// Steps between two rows of the curve.
+/// Steps between two rows of the curve; only then, and before a checkpoint, is the device waited for.
 const REPORT_EVERY: u64 = 50;
+const _: () = assert!(REPORT_EVERY <= KEPT as u64);
 /// Steps after which processes that train together ask each other whether one was interrupted.
 const ASK_EVERY: u64 = 10;
 /// Steps between two checkpoints.
@@ -19,14 +21,11 @@ const SAVE_EVERY: u64 = 250;
 
 /// A trainer with its data.
 pub(super) trait Training {
-    /// What a step measures: the columns of the curve, the first of them shown beside the bar.
-    const MEASURES: &'static [&'static str];
-
     /// What is trained.
-    fn trainer(&self) -> &dyn Trainer;
+    fn trainer(&mut self) -> &mut dyn Trainer;
 
     /// One step.
-    fn advance(&mut self) -> Result<Vec<f64>>;
+    fn advance(&mut self) -> Result<()>;
 }
 
 impl Run {
@@ -37,33 +36,41 @@ impl Run {
     /// finite, and then the checkpoint stays the last good one.
     pub(super) fn train<T: Training>(&self, stage: Stage, mut training: T, steps: u64) -> Result<()> {
         let (name, path) = (stage.name(), self.product(stage));
-        let (parameters, from) = (training.trainer().parameters(), training.trainer().step());
+        let trainer = training.trainer();
+        let (parameters, from, measures) = (trainer.parameters(), trainer.step(), trainer.measures());
         log::info!("{name}: {parameters} parameters, from step {from}");
-        let header = format!("step,{}", T::MEASURES.join(","));
+        let header = format!("step,{}", measures.join(","));
         let alone = Group::alone();
         let group = if stage.is_shared() { &self.group } else { &alone };
         let leads = group.leads();
         let mut curve = leads.then(|| Curve::open(&self.curve(stage), &header, from)).transpose()?;
         let bar = if leads { progress(name, steps) } else { indicatif::ProgressBar::hidden() };
-        let (mut sums, mut saved) = (vec![0.0; T::MEASURES.len()], from);
+        let (mut rows, mut saved) = (vec![], from);
         for step in from + 1..=steps {
             // All stop at the same step, whoever was interrupted.
             let asks = group.is_alone() || step.is_multiple_of(ASK_EVERY);
             let interrupted = asks && group.any(interrupted())?;
             let saves = step == steps || step.is_multiple_of(SAVE_EVERY) || interrupted;
-            let measured = training.advance()?;
-            if let Some(wrong) = measured.iter().find(|v| !v.is_finite()) {
-                return Err(diverged(&format!("the loss is {wrong}"), step, saved, &path));
-            }
-            sums.iter_mut().zip(measured).for_each(|(sum, v)| *sum += v);
+            training.advance()?;
             bar.set_position(step);
-            if step.is_multiple_of(REPORT_EVERY) {
-                let means: Vec<f64> = sums.iter().map(|s| s / REPORT_EVERY as f64).collect();
+            let reports = step.is_multiple_of(REPORT_EVERY);
+            if reports || saves {
+                let measured = training.trainer().measured()?;
+                let first = step + 1 - measured.len() as u64;
+                for (step, row) in (first..).zip(&measured) {
+                    if let Some(wrong) = row.iter().find(|v| !v.is_finite()) {
+                        return Err(diverged(&format!("the loss is {wrong}"), step, saved, &path));
+                    }
+                }
+                rows.extend(measured);
+            }
+            if reports {
+                let means = means(&rows, measures.len());
                 curve.as_mut().map_or(Ok(()), |curve| curve.add(step, &means))?;
-                let shown = format!("{} {:.4}", T::MEASURES[0], means[0]);
+                let shown = format!("{} {:.4}", measures[0], means[0]);
                 log::debug!("{name} step {step}: {shown}");
                 bar.set_message(shown);
-                sums.fill(0.0);
+                rows.clear();
             }
             if saves {
                 let outcome = if leads { save(training.trainer(), &path, step, saved) } else { Ok(()) };
@@ -96,6 +103,11 @@ impl Run {
     pub(super) fn steps_done(&self, stage: Stage) -> Result<u64> {
         Ok(Checkpoint::load(&self.product(stage))?.map_or(0, |checkpoint| checkpoint.step))
     }
+}
+
+/// The mean of each column.
+fn means(rows: &[Vec<f64>], columns: usize) -> Vec<f64> {
+    (0..columns).map(|column| rows.iter().map(|row| row[column]).sum::<f64>() / rows.len() as f64).collect()
 }
 
 /// Saves a trainer, the last save of which was at the step `saved`, unless its weights are no numbers.
@@ -134,6 +146,7 @@ mod tests {
     /// Training whose loss, or else whose weight, is no number from a step on.
     struct Failing {
         step: u64,
+        losses: Vec<f64>,
         loss_fails: u64,
         weight_fails: u64,
     }
@@ -147,6 +160,14 @@ mod tests {
             self.step
         }
 
+        fn measures(&self) -> &'static [&'static str] {
+            &["loss"]
+        }
+
+        fn measured(&mut self) -> Result<Vec<Vec<f64>>> {
+            Ok(self.losses.drain(..).map(|loss| vec![loss]).collect())
+        }
+
         fn checkpoint(&self) -> Result<Checkpoint> {
             let mut checkpoint = Checkpoint::new(self.step, String::new(), &Random::new(1));
             let weight = if self.step >= self.weight_fails { f32::INFINITY } else { 1.0 };
@@ -156,15 +177,14 @@ mod tests {
     }
 
     impl Training for Failing {
-        const MEASURES: &'static [&'static str] = &["loss"];
-
-        fn trainer(&self) -> &dyn Trainer {
+        fn trainer(&mut self) -> &mut dyn Trainer {
             self
         }
 
-        fn advance(&mut self) -> Result<Vec<f64>> {
+        fn advance(&mut self) -> Result<()> {
             self.step += 1;
-            Ok(vec![if self.step >= self.loss_fails { f64::NAN } else { 1.0 }])
+            self.losses.push(if self.step >= self.loss_fails { f64::NAN } else { 1.0 });
+            Ok(())
         }
     }
 
@@ -176,7 +196,7 @@ mod tests {
         let features = Cli::try_parse_from(["run"]).unwrap().features;
         let run = Run::new(recipe, &runs, None, features).unwrap();
         let train = |loss_fails, weight_fails| {
-            let training = Failing { step: 0, loss_fails, weight_fails };
+            let training = Failing { step: 0, losses: vec![], loss_fails, weight_fails };
             run.train(Stage::Denoiser, training, 1000).unwrap_err().to_string()
         };
         let none = train(7, u64::MAX);

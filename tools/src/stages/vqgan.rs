@@ -1,5 +1,7 @@
 //! Stage: train the VQ-GAN.
 
+use std::ops::Range;
+
 use rissole::{Error, Result};
 
 use super::training::Training;
@@ -11,27 +13,27 @@ use crate::backend::pictures::Cut;
 use crate::data::{Dataset, Split};
 use crate::train::Trainer;
 use crate::train::perceptual::Perceptual;
-use crate::train::vqgan::{Vqgan, VqganTrainer};
+use crate::train::together::Together;
+use crate::train::vqgan::{Vqgan, VqganTrainer, VqganTraining};
 
 struct OnPictures<'a, B: Backend> {
     trainer: VqganTrainer<'a, B>,
     dataset: Dataset,
     split: Split,
     batch: usize,
+    /// What of a batch is this process's.
+    share: Range<usize>,
     flip: bool,
     crop: Option<usize>,
 }
 
 impl<B: Backend> Training for OnPictures<'_, B> {
-    const MEASURES: &'static [&'static str] =
-        &["absolute", "squared", "perceptual", "commitment", "adversarial_weight", "discriminator"];
-
-    fn trainer(&self) -> &dyn Trainer {
-        &self.trainer
+    fn trainer(&mut self) -> &mut dyn Trainer {
+        &mut self.trainer
     }
 
-    fn advance(&mut self) -> Result<Vec<f64>> {
-        let Self { trainer, dataset, split, batch, flip, crop } = self;
+    fn advance(&mut self) -> Result<()> {
+        let Self { trainer, dataset, split, batch, share, flip, crop } = self;
         let images = split.train.len();
         // The pictures, then the same mirrored.
         let all = if *flip { 2 * images } else { images };
@@ -43,9 +45,7 @@ impl<B: Backend> Training for OnPictures<'_, B> {
             let image = split.train[i % images] as usize;
             cuts.push(Cut { image, mirrored: i >= images, top: window.top, left: window.left });
         }
-        let l = trainer.train(&cuts, window.height, window.width)?;
-        let p = l.picture;
-        Ok(vec![p.absolute, p.squared, p.perceptual, l.commitment, p.adversarial_weight, p.discriminator])
+        trainer.train(&cuts[share.clone()], window.height, window.width)
     }
 }
 
@@ -65,10 +65,13 @@ impl Run {
                 Perceptual::open(&Cpu::default(), settings)?.check(height, width)?;
             }
         }
-        let mut trainer = VqganTrainer::new(backend, config, self.recipe.seed).on(take_pictures(&mut dataset));
+        let share = self.group.share(config.batch)?;
+        let together = Together::within(backend, &self.group)?;
+        let trainer = VqganTrainer::new(backend, config, self.recipe.seed).with(together);
+        let mut trainer = trainer.on(take_pictures(&mut dataset));
         trainer.resume(&self.product(Stage::Vqgan))?;
-        let training =
-            OnPictures { trainer, dataset, split, batch: config.batch, flip: self.recipe.data.flip, crop: config.crop };
+        let &VqganTraining { batch, crop, .. } = config;
+        let training = OnPictures { trainer, dataset, split, batch, share, flip: self.recipe.data.flip, crop };
         self.train(Stage::Vqgan, training, config.steps)
     }
 

@@ -101,17 +101,16 @@ impl<B: Backend> Tape<'_, B> {
         }
     }
 
-    /// `out[0]` = the square of the norm of the gradient that `grad`, arriving at the convolution `id`, gives its weight;
-    /// nothing else is stored.
-    pub fn conv_weight_grad_square(&self, id: NodeId, grad: &B::Buffer, out: &mut B::Buffer) {
+    /// The gradient that `grad`, arriving at the convolution `id`, gives its weight.
+    pub fn conv_weight_grad(&self, id: NodeId, grad: &B::Buffer) -> B::Buffer {
         let node = &self.nodes[id.0];
         let Op::Conv { window } = node.op else { unreachable!("{:?} is no convolution", node.op) };
         let (x, weight) = (node.inputs[0], node.inputs[1]);
         let g = self.conv_geometry(x, weight, window);
         let (mut dw, mut db) = (self.backend.zeros(len(self.shape(weight))), self.backend.zeros(g.outputs));
         self.backend.conv_grad_weight(&g, self.buffer(x), grad, &mut dw, &mut db);
-        self.backend.square_sum(&dw, out);
-        [dw, db].into_iter().for_each(|b| self.backend.release(b));
+        self.backend.release(db);
+        dw
     }
 
     fn propagate(&mut self, i: usize, grad: B::Buffer) {

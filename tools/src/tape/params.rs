@@ -2,7 +2,6 @@
 
 use super::op::{Shape, len};
 use crate::backend::{AdamW, Backend, Trained};
-use crate::group::Group;
 use crate::random::Random;
 
 /// One trained tensor.
@@ -88,29 +87,9 @@ impl<B: Backend> ParamSet<B> {
         self.params.iter().map(|p| len(p.shape)).sum()
     }
 
-    /// Replaces every gradient by its mean over the processes of `group`.
-    ///
-    /// # Errors
-    /// As [`Group::average`].
-    pub fn average_grads(&mut self, backend: &B, group: &Group) -> rissole::Result<()> {
-        if group.is_alone() {
-            return Ok(());
-        }
-        let mut grads: Vec<f32> = self.params.iter().flat_map(|p| backend.download(&p.grad)).collect();
-        group.average(&mut grads)?;
-        let mut rest = grads.as_slice();
-        for p in &mut self.params {
-            let (grad, after) = rest.split_at(len(p.shape));
-            backend.release(std::mem::replace(&mut p.grad, backend.upload(grad)));
-            rest = after;
-        }
-        Ok(())
-    }
-
-    /// The same on the devices of the processes, which were joined; `loss` too.
-    pub fn average_on_device(&mut self, backend: &B, loss: &mut B::Buffer) {
-        let grads = self.params.iter_mut().map(|p| &mut p.grad);
-        backend.average(&mut grads.chain([loss]).collect::<Vec<_>>());
+    /// All gradients.
+    pub fn grads(&mut self) -> Vec<&mut B::Buffer> {
+        self.params.iter_mut().map(|p| &mut p.grad).collect()
     }
 
     /// One AdamW update of every tensor at `pace` ([`Pace::words`](crate::backend::Pace::words)), after which gradients are

@@ -1,9 +1,9 @@
 //! The codebook: nearest entries, k-means by moving averages (van den Oord et al. 2017, appendix A.1), and
 //! revival of entries that nothing uses.
 
-use crate::backend::Book;
-use crate::backend::cpu::{nearest, update_book};
+use crate::backend::cpu::{advance_book, nearest, sum_book};
 use crate::backend::philox::Key;
+use crate::backend::{Book, BookStep};
 use crate::random::Random;
 
 /// Decay of the moving averages in training.
@@ -23,12 +23,7 @@ impl Codebook {
             random.fill_normal(&mut noise);
             entries.extend(rows[row * channels..][..channels].iter().zip(&noise).map(|(v, n)| v + 1e-3 * n));
         }
-        Self { channels, uses: vec![1.0; size], sums: entries.clone(), entries }
-    }
-
-    /// Number of entries.
-    pub fn size(&self) -> usize {
-        self.uses.len()
+        Self { size, channels, uses: vec![1.0; size], sums: entries.clone(), entries }
     }
 
     /// For each row, the nearest entry (the first of equals).
@@ -48,7 +43,11 @@ impl Codebook {
     /// Moves the entries toward the vectors that use them, and dead entries onto rows that follow from `key`. `decay` is
     /// that of the moving averages; 0 gives a round of k-means. Returns the number of entries revived.
     pub fn update(&mut self, rows: &[f32], codes: &[u32], decay: f32, key: Key) -> usize {
-        update_book(decay, rows, codes, key, self)
+        let zeros = |n: usize| vec![0.0; n];
+        let (k, n) = (self.size, self.entries.len());
+        let mut step = BookStep { counts: zeros(k), sums: zeros(n), rows: zeros(n) };
+        sum_book([0, 1], rows, codes, key, &mut step);
+        advance_book(decay, 1, &step, self)
     }
 
     /// A codebook of `size` for `rows` by `rounds` of k-means (Lloyd), dead entries revived.

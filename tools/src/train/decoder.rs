@@ -8,10 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use super::Trainer;
 use super::checkpoint::{Checkpoint, settings_hash};
+use super::measures::Measures;
 use super::optimizer::OptimizerConfig;
 use super::perceptual::PerceptualTraining;
-use super::picture_loss::{DiscriminatorTraining, ErrorWeights, PictureErrors, PictureLoss};
-use super::vqgan::{Vqgan, VqganTraining, cut_out, float_input};
+use super::picture_loss::{self, DiscriminatorTraining, ErrorWeights, PictureLoss};
+use super::together::Together;
+use super::vqgan::{Vqgan, VqganTraining, float_input};
+use crate::backend::codes::CodeSet;
 use crate::backend::pictures::{Cut, PictureSet};
 use crate::backend::{AdamW, Backend, Pace};
 use crate::model::layers::Maker;
@@ -59,8 +62,9 @@ pub struct DecoderTrainer<'a, B: Backend> {
     pub step: u64,
     /// Draws batches.
     pub random: Random,
-    /// What is trained on.
-    pictures: Option<B::Pictures>,
+    measures: Measures<B>,
+    /// What is trained on: pictures, and the codes of their latents.
+    data: Option<(B::Pictures, B::Codes)>,
     /// Buffers of the last step, and the recording of what is done with them.
     kept: Option<(Inputs<B>, B::Recording)>,
 }
@@ -72,10 +76,10 @@ struct Inputs<B: Backend> {
     shape: [usize; 4],
     /// Whether the critic is at work.
     adversarial: bool,
+    /// Where latents are cut out, and where pictures are.
+    cuts: [B::Buffer; 2],
     /// Latents, floats.
     latents: B::Buffer,
-    /// Where pictures are cut out.
-    cuts: B::Buffer,
     /// The pictures, floats.
     images: B::Buffer,
     pace: B::Buffer,
@@ -101,38 +105,45 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
             loss,
             step: 0,
             random,
-            pictures: None,
+            measures: Measures::new(backend, picture_loss::MEASURES.len()),
+            data: None,
             kept: None,
         }
     }
 
-    /// The same decoder, trained on `pictures`.
-    pub fn on(self, pictures: PictureSet) -> Self {
-        Self { pictures: Some(self.backend.pictures(pictures)), ..self }
+    /// The same decoder, trained with other processes: each is given its share of a batch.
+    pub fn with(mut self, together: Together<'a>) -> Self {
+        self.loss.together = together;
+        self
     }
 
-    /// One step on parts of `height × width` pixels of the pictures and on their `latents`, `[N,height/d,width/d,C]`.
+    /// The same decoder, trained on `pictures` and the latents of them that `codes` name.
+    pub fn on(self, pictures: PictureSet, codes: CodeSet) -> Self {
+        Self { data: Some((self.backend.pictures(pictures), self.backend.codes(codes))), ..self }
+    }
+
+    /// One step on parts of `height × width` pixels: `cuts` of latents, in cells, and of the pictures.
     ///
     /// # Errors
-    /// As [`Backend::check`] and [`PictureLoss::prepare`].
+    /// As [`Backend::check`], [`PictureLoss::prepare`] and [`Together::average`].
     ///
     /// # Panics
     /// Before [`Self::on`].
-    pub fn train(&mut self, latents: &[f32], cuts: &[Cut], height: usize, width: usize) -> Result<PictureErrors> {
+    pub fn train(&mut self, cuts: [&[Cut]; 2], height: usize, width: usize) -> Result<()> {
         self.step += 1;
         let optimizer = self.config.optimizer.adamw();
         let pace = self.config.optimizer.at(self.step, self.config.steps);
-        let shape = [cuts.len(), height, width, 3];
+        let shape = [cuts[1].len(), height, width, 3];
         let adversarial = self.loss.prepare(shape, &optimizer, &pace)?;
         let (mut inputs, mut recording) = self.inputs_for(shape, adversarial);
-        self.backend.write(latents, &mut inputs.latents);
-        self.backend.write(&Cut::words(cuts), &mut inputs.cuts);
+        for (cuts, buffer) in cuts.into_iter().zip(&mut inputs.cuts) {
+            self.backend.write(&Cut::words(cuts), buffer);
+        }
         self.backend.write(&pace.words(&optimizer), &mut inputs.pace);
-        self.backend.repeat(&mut recording, || self.compute(&mut inputs, &optimizer));
+        self.measures.begin(self.backend);
+        self.loss.together.repeat(self.backend, &mut recording, || self.compute(&mut inputs, &optimizer))?;
         self.kept = Some((inputs, recording));
-        let errors = self.loss.measured(adversarial);
-        self.backend.check_batch(shape[0])?;
-        Ok(errors)
+        self.backend.check_batch(shape[0])
     }
 
     /// Buffers for steps of that kind, with their recording.
@@ -142,8 +153,8 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
             let inputs = Inputs {
                 shape,
                 adversarial,
+                cuts: [(); 2].map(|()| self.backend.alloc_floats(shape[0] * Cut::WORDS)),
                 latents: self.backend.alloc_floats(len(self.latent_shape(shape))),
-                cuts: self.backend.alloc_floats(shape[0] * Cut::WORDS),
                 images: self.backend.alloc_floats(len(shape)),
                 pace: self.backend.alloc_floats(Pace::WORDS),
             };
@@ -158,19 +169,24 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
     }
 
     /// All of a step that the device does.
-    fn compute(&mut self, inputs: &mut Inputs<B>, optimizer: &AdamW) {
-        let (backend, latent) = (self.backend, self.latent_shape(inputs.shape));
-        cut_out(backend, self.pictures.as_ref(), &inputs.cuts, inputs.shape, &mut inputs.images);
+    fn compute(&mut self, inputs: &mut Inputs<B>, optimizer: &AdamW) -> Result<()> {
+        let (backend, latent, [_, height, width, _]) = (self.backend, self.latent_shape(inputs.shape), inputs.shape);
+        let (pictures, codes) = self.data.as_ref().expect("there is something to train on");
+        backend.cut_out(pictures, [height, width], &inputs.cuts[1], &mut inputs.images);
+        backend.look_up(codes, [latent[1], latent[2]], &inputs.cuts[0], &mut inputs.latents);
         let mut tape = Tape::new(backend, &mut self.set);
         let input = float_input(backend, &mut tape, &inputs.latents, latent);
         let decoded = self.decoder.apply(&mut tape, input);
-        let fake = self.loss.seed(&mut tape, decoded, &inputs.images, inputs.adversarial);
+        let fake = self.loss.seed(&mut tape, decoded, &inputs.images, inputs.adversarial)?;
         tape.backward();
         drop(tape);
+        self.loss.together.average(backend, &mut self.set.grads())?;
         self.set.update(backend, optimizer, &inputs.pace);
         if let Some(fake) = fake {
-            self.loss.train_critic(fake, &inputs.images, inputs.shape, optimizer);
+            self.loss.train_critic(fake, &inputs.images, inputs.shape, optimizer)?;
         }
+        self.loss.note(&mut self.measures);
+        Ok(())
     }
 
     /// The decoder's moving average as its weights.
@@ -207,6 +223,14 @@ impl<B: Backend> Trainer for DecoderTrainer<'_, B> {
 
     fn step(&self) -> u64 {
         self.step
+    }
+
+    fn measures(&self) -> &'static [&'static str] {
+        &picture_loss::MEASURES
+    }
+
+    fn measured(&mut self) -> Result<Vec<Vec<f64>>> {
+        self.measures.take(self.backend, self.loss.together)
     }
 
     fn checkpoint(&self) -> Result<Checkpoint> {

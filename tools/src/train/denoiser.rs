@@ -12,10 +12,11 @@ use super::Trainer;
 use super::checkpoint::{Checkpoint, settings_hash};
 use super::consistency::{ConsistencyTraining, Pairs};
 use super::latents::BatchSettings;
+use super::measures::Measures;
 use super::optimizer::OptimizerConfig;
+use super::together::Together;
 use crate::backend::windows::{self, Batch, LatentSet, Subject, WindowSettings};
 use crate::backend::{Backend, Pace};
-use crate::group::Group;
 use crate::model::denoiser::{Conditioner, Denoiser, DenoiserShape};
 use crate::model::layers::Maker;
 use crate::model::unet::{UnetConfig, is_zero};
@@ -118,13 +119,13 @@ impl DenoiserTraining {
     }
 }
 
+const MEASURES: &[&str] = &["loss"];
+
 /// Conditioner and denoiser in training.
 #[derive(Debug)]
 pub struct DenoiserTrainer<'a, B: Backend> {
     backend: &'a B,
-    group: Option<&'a Group>,
-    /// Whether the devices of the group average by themselves.
-    joined: bool,
+    together: Together<'a>,
     /// Hash of all settings that the weights depend on.
     settings: String,
     seed: u64,
@@ -141,13 +142,14 @@ pub struct DenoiserTrainer<'a, B: Backend> {
     pub step: u64,
     /// Draws batches.
     pub random: Random,
+    measures: Measures<B>,
     /// What is trained on.
     latents: Option<B::Latents>,
     /// Buffers of the last step, and the recording of what is done with them.
     kept: Option<(Inputs<B>, B::Recording)>,
 }
 
-/// What a step is told, in buffers that stay where they are, and what it tells.
+/// What a step is told, in buffers that stay where they are.
 #[derive(Debug)]
 struct Inputs<B: Backend> {
     /// Subjects, as they are and at an earlier timestep.
@@ -157,7 +159,6 @@ struct Inputs<B: Backend> {
     /// Seed of dropout.
     seed: B::Buffer,
     pace: B::Buffer,
-    loss: B::Buffer,
 }
 
 impl<'a, B: Backend> DenoiserTrainer<'a, B> {
@@ -174,8 +175,7 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         let denoiser = Denoiser::new(&mut maker, &shape, &config.unet);
         Ok(Self {
             backend,
-            group: None,
-            joined: false,
+            together: Together::alone(),
             settings: settings_hash(&(config, seed)),
             seed,
             optimizer: config.optimizer.clone(),
@@ -187,23 +187,15 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
             denoiser,
             step: 0,
             random,
+            measures: Measures::new(backend, MEASURES.len()),
             latents: None,
             kept: None,
         })
     }
 
-    /// The same networks, trained together with the other processes of `group`: each is given its share of a batch. Their
-    /// devices average the gradients among themselves if all of them can.
-    ///
-    /// # Errors
-    /// As [`Backend::join`] and [`Group::any`].
-    pub fn within(self, group: &'a Group) -> Result<Self> {
-        let joined = !group.is_alone() && !group.any(!self.backend.can_join())?;
-        if joined {
-            self.backend.join(group)?;
-            log::info!("the devices average gradients among themselves");
-        }
-        Ok(Self { group: Some(group), joined, ..self })
+    /// The same networks, trained with other processes: each is given its share of a batch.
+    pub fn with(self, together: Together<'a>) -> Self {
+        Self { together, ..self }
     }
 
     /// The same networks, trained on windows of `set`.
@@ -219,53 +211,36 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         Self { settings, optimizer: tuning.optimizer.clone(), steps: tuning.steps, set, ..self }
     }
 
-    /// One step on `subjects`. Returns the weighted mean squared error.
+    /// One step on `subjects`.
     ///
     /// # Errors
-    /// As [`Backend::check`] and [`Group::average`].
+    /// As [`Backend::check`] and [`Together::average`].
     ///
     /// # Panics
     /// Before [`Self::on`].
-    pub fn train(&mut self, subjects: &[Subject]) -> Result<f64> {
+    pub fn train(&mut self, subjects: &[Subject]) -> Result<()> {
         self.step([subjects, &[]])
     }
 
-    /// One step of consistency tuning on `pairs`. Returns the mean squared error.
+    /// One step of consistency tuning on `pairs`.
     ///
     /// # Errors
     /// As [`Self::train`].
     ///
     /// # Panics
     /// Before [`Self::on`].
-    pub fn tune(&mut self, pairs: &Pairs) -> Result<f64> {
+    pub fn tune(&mut self, pairs: &Pairs) -> Result<()> {
         self.step([&pairs.later, &pairs.earlier])
     }
 
-    fn step(&mut self, subjects: [&[Subject]; 2]) -> Result<f64> {
+    fn step(&mut self, subjects: [&[Subject]; 2]) -> Result<()> {
         self.step += 1;
-        let (mut inputs, mut recording) = self.write_inputs(subjects);
-        match self.group.filter(|group| !group.is_alone() && !self.joined) {
-            None => self.backend.repeat(&mut recording, || {
-                self.gradients(&mut inputs);
-                if self.joined {
-                    self.set.average_on_device(self.backend, &mut inputs.loss);
-                }
-                self.update(&inputs);
-            }),
-            Some(group) => {
-                self.gradients(&mut inputs);
-                self.set.average_grads(self.backend, group)?;
-                self.update(&inputs);
-            }
-        }
-        let mut loss = [self.backend.download(&inputs.loss)[0]];
+        let (inputs, mut recording) = self.write_inputs(subjects);
+        self.measures.begin(self.backend);
+        self.together.repeat(self.backend, &mut recording, || self.compute(&inputs))?;
         let samples = inputs.samples[0];
         self.kept = Some((inputs, recording));
-        self.backend.check_batch(samples)?;
-        if let Some(group) = self.group.filter(|_| !self.joined) {
-            group.average(&mut loss)?;
-        }
-        Ok(f64::from(loss[0]))
+        self.backend.check_batch(samples)
     }
 
     /// Tells the device what this step is about, in buffers that come with their recording.
@@ -278,7 +253,6 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
                 samples,
                 seed: backend.alloc_floats(2),
                 pace: backend.alloc_floats(Pace::WORDS),
-                loss: backend.alloc_floats(1),
             };
             (inputs, B::Recording::default())
         });
@@ -293,8 +267,16 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         (inputs, recording)
     }
 
-    /// Computes the gradients of a step and its loss.
-    fn gradients(&mut self, inputs: &mut Inputs<B>) {
+    /// All of a step that the device does.
+    fn compute(&mut self, inputs: &Inputs<B>) -> Result<()> {
+        self.gradients(inputs);
+        self.together.average(self.backend, &mut self.set.grads())?;
+        self.set.update(self.backend, &self.optimizer.adamw(), &inputs.pace);
+        Ok(())
+    }
+
+    /// Computes the gradients of a step and its loss, the weighted mean squared error.
+    fn gradients(&mut self, inputs: &Inputs<B>) {
         let (backend, samples) = (self.backend, inputs.samples[0]);
         let networks = (&self.conditioner, &self.denoiser);
         let mut batch = self.draw(&inputs.subjects[0], samples);
@@ -306,15 +288,15 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
             drop(tape);
             [target, ratios].into_iter().for_each(|buffer| backend.release(buffer));
         }
-        let rank = self.group.map_or(0, Group::rank);
-        let dropping = Dropping { seed: &inputs.seed, first_sample: rank * samples };
+        let dropping = Dropping { seed: &inputs.seed, first_sample: self.together.rank() * samples };
         let mut tape = Tape::new(backend, &mut self.set).dropping(dropping);
         let (prediction, target, weights) = record_prediction(&mut tape, &self.shape, networks, (samples, batch));
         let target = tape.device_input("", tape.shape(prediction), target);
         let weights = tape.device_input("", [samples, 1, 1, 1], weights);
         let loss = tape.seed_squared_error(prediction, target, weights);
         tape.backward();
-        backend.copy(&loss, &mut inputs.loss);
+        drop(tape);
+        self.measures.note(backend, 0, &loss);
         backend.release(loss);
     }
 
@@ -324,10 +306,6 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         let mut batch = windows::alloc(self.backend, self.backend.layout(latents), samples);
         self.backend.draw(latents, subjects, &mut batch);
         batch
-    }
-
-    fn update(&mut self, inputs: &Inputs<B>) {
-        self.set.update(self.backend, &self.optimizer.adamw(), &inputs.pace);
     }
 
     /// The networks with averaged weights, for export.
@@ -371,6 +349,14 @@ impl<B: Backend> Trainer for DenoiserTrainer<'_, B> {
 
     fn step(&self) -> u64 {
         self.step
+    }
+
+    fn measures(&self) -> &'static [&'static str] {
+        MEASURES
+    }
+
+    fn measured(&mut self) -> Result<Vec<Vec<f64>>> {
+        self.measures.take(self.backend, self.together)
     }
 
     fn checkpoint(&self) -> Result<Checkpoint> {
@@ -428,7 +414,8 @@ mod tests {
             let trainer = DenoiserTrainer::new(&cpu, &config(dropout), latent, 7).unwrap();
             let mut trainer = trainer.on(set.clone(), config(0.0).windows());
             trainer.step = step - 1;
-            trainer.train(&subjects).unwrap()
+            trainer.train(&subjects).unwrap();
+            trainer.measured().unwrap()[0][0]
         };
         assert!(begin(0.0, 1) != begin(0.5, 1));
         assert_eq!(begin(0.5, 1), begin(0.5, 1));
@@ -437,7 +424,9 @@ mod tests {
         let pairs = sampler.draw_pairs(3, 0.5, &mut Random::new(2));
         let tune = |dropout: f32| {
             let trainer = DenoiserTrainer::new(&cpu, &config(dropout), latent, 7).unwrap();
-            trainer.on(set.clone(), config(0.0).windows()).tune(&pairs).unwrap()
+            let mut trainer = trainer.on(set.clone(), config(0.0).windows());
+            trainer.tune(&pairs).unwrap();
+            trainer.measured().unwrap()[0][0]
         };
         assert!(tune(0.0) != tune(0.5) && tune(0.5) == tune(0.5));
     }

@@ -7,9 +7,11 @@ pub mod consistency;
 pub mod decoder;
 pub mod denoiser;
 pub mod latents;
+pub mod measures;
 pub mod optimizer;
 pub mod perceptual;
 pub mod picture_loss;
+pub mod together;
 pub mod vqgan;
 
 use checkpoint::Checkpoint;
@@ -22,6 +24,15 @@ pub trait Trainer {
 
     /// Steps done.
     fn step(&self) -> u64;
+
+    /// What a step measures.
+    fn measures(&self) -> &'static [&'static str];
+
+    /// The measures of the steps since the last call, but at most [`measures::KEPT`], in order. Waits for the device.
+    ///
+    /// # Errors
+    /// As [`measures::Measures::take`].
+    fn measured(&mut self) -> Result<Vec<Vec<f64>>>;
 
     /// The run as it stands.
     ///

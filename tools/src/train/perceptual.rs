@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use rissole::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use super::together::Together;
 use crate::backend::Backend;
 use crate::model::frozen::Frozen;
 use crate::tape::len;
@@ -93,7 +94,8 @@ impl<'a, B: Backend> Perceptual<'a, B> {
         shape: [usize; 4],
         grad: &mut B::Buffer,
         loss: &mut B::Buffer,
-    ) {
+        together: Together,
+    ) -> Result<()> {
         let (backend, (factor, summand)) = (self.backend, self.input);
         let scaled = |picture: &B::Buffer| {
             let mut out = backend.alloc(len(shape));
@@ -112,6 +114,7 @@ impl<'a, B: Backend> Perceptual<'a, B> {
         let mut squares = backend.alloc_floats(1);
         for ((&found, &right), &weight) in found.iter().zip(&right).zip(&self.weights) {
             tape.square_sum(right, &mut squares);
+            together.average(backend, &mut [&mut squares])?;
             // No feature at all: nothing that an error could be measured by.
             let mut weights = backend.alloc_floats(shape[0]);
             backend.over_mean_square(weight, len(tape.shape(right)), &squares, &mut weights);
@@ -125,6 +128,7 @@ impl<'a, B: Backend> Perceptual<'a, B> {
         backend.affine(factor, 0.0, &at_input, &mut more);
         backend.accumulate(&more, grad);
         [squares, at_input, more].into_iter().for_each(|buffer| backend.release(buffer));
+        Ok(())
     }
 }
 
@@ -183,7 +187,7 @@ mod tests {
 
     fn grad_of(loss: &mut Perceptual<Cpu>, fake: &Vec<f32>, real: &Vec<f32>) -> (Vec<f32>, f64) {
         let (mut grad, mut value) = (vec![0.0; fake.len()], vec![f32::NAN]);
-        loss.add_grad(fake, real, SHAPE, &mut grad, &mut value);
+        loss.add_grad(fake, real, SHAPE, &mut grad, &mut value, Together::alone()).unwrap();
         (grad, f64::from(value[0]))
     }
 

@@ -5,7 +5,9 @@ use rissole::Result;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::Checkpoint;
+use super::measures::Measures;
 use super::perceptual::{Perceptual, PerceptualTraining};
+use super::together::Together;
 use crate::backend::{AdamW, Backend, Pace, PictureError, Plane};
 use crate::model::discriminator::Discriminator;
 use crate::model::layers::Maker;
@@ -37,25 +39,16 @@ pub struct DiscriminatorTraining {
     pub rate: Option<f32>,
 }
 
-/// What one step saw of its pictures.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct PictureErrors {
-    /// Mean absolute error, pixels in −1…1.
-    pub absolute: f64,
-    /// Mean squared error, pixels in −1…1.
-    pub squared: f64,
-    /// Perceptual loss, weighted.
-    pub perceptual: f64,
-    /// Adaptive weight of the adversarial loss.
-    pub adversarial_weight: f64,
-    /// Hinge loss of the discriminator.
-    pub discriminator: f64,
-}
+/// What is measured: mean absolute and mean squared error of pixels in −1…1, the weighted perceptual loss, the adaptive
+/// weight of the adversarial loss, the hinge loss of the discriminator. What a step does without is 0.
+pub const MEASURES: [&str; 5] = ["absolute", "squared", "perceptual", "adversarial_weight", "discriminator"];
 
 /// The loss, with the critic in training where there is one.
 #[derive(Debug)]
 pub struct PictureLoss<'a, B: Backend> {
     backend: &'a B,
+    /// Who else has a share of the pictures.
+    pub together: Together<'a>,
     weights: ErrorWeights,
     perceptual: Option<PerceptualTraining>,
     /// Opened when it is first needed: a network that is trained can do without.
@@ -96,7 +89,17 @@ impl<'a, B: Backend> PictureLoss<'a, B> {
             discriminator: backend.zeros(1),
         };
         let pace = backend.zeros(Pace::WORDS);
-        Self { backend, weights, perceptual: perceptual.cloned(), opened: None, critic, critic_set, measured, pace }
+        Self {
+            backend,
+            together: Together::alone(),
+            weights,
+            perceptual: perceptual.cloned(),
+            opened: None,
+            critic,
+            critic_set,
+            measured,
+            pace,
+        }
     }
 
     /// Before a step at `pace` on pictures of `shape`: gets ready what it needs. Returns whether the critic is at work.
@@ -119,14 +122,17 @@ impl<'a, B: Backend> PictureLoss<'a, B> {
 
     /// Seeds the gradient of the loss at the picture `decoded` against `real` (floats). With `adversarial` the critic has
     /// its say, and a copy of the picture is returned for [`Self::train_critic`].
+    ///
+    /// # Errors
+    /// As [`Together::average`].
     pub fn seed(
         &mut self,
         tape: &mut Tape<B>,
         decoded: Decoded,
         real: &B::Buffer,
         adversarial: bool,
-    ) -> Option<B::Buffer> {
-        let (backend, shape) = (self.backend, tape.shape(decoded.image));
+    ) -> Result<Option<B::Buffer>> {
+        let (backend, together, shape) = (self.backend, self.together, tape.shape(decoded.image));
         let [batch, height, width, channels] = shape;
         let plane = Plane { batch, height, width, channels };
         let ErrorWeights { squared, differences } = self.weights;
@@ -135,44 +141,53 @@ impl<'a, B: Backend> PictureLoss<'a, B> {
         let fake = tape.buffer(decoded.image);
         backend.picture_error(&geometry, fake, real, &mut grad, &mut self.measured.errors);
         if let Some(perceptual) = &mut self.opened {
-            perceptual.add_grad(fake, real, shape, &mut grad, &mut self.measured.perceptual);
+            perceptual.add_grad(fake, real, shape, &mut grad, &mut self.measured.perceptual, together)?;
         }
         let critic = self.critic.as_ref().filter(|_| adversarial);
-        let copy = critic.map(|(critic, settings)| {
+        let mut copied = None;
+        if let Some((critic, settings)) = critic {
             let mut copy = backend.alloc(len(shape));
             backend.copy(fake, &mut copy);
             let from_critic = generator_grad(backend, &mut self.critic_set, critic, fake, shape);
-            let squares = [&grad, &from_critic].map(|grad| gradient_at_last(backend, tape, decoded.last, grad, plane));
+            let mut at_last =
+                [&grad, &from_critic].map(|grad| gradient_at_last(backend, tape, decoded.last, grad, plane));
+            together.average(backend, &mut at_last.each_mut())?;
+            let squares = at_last.map(|grad| square_norm(backend, grad));
             let weight = &mut self.measured.adversarial_weight;
             backend.adaptive_weight(settings.weight, &squares[0], &squares[1], weight);
             backend.add_scaled(weight, &from_critic, &mut grad);
             squares.into_iter().chain([from_critic]).for_each(|buffer| backend.release(buffer));
-            copy
-        });
+            copied = Some(copy);
+        }
         tape.seed_with(decoded.image, grad);
-        copy
+        Ok(copied)
     }
 
     /// Trains the critic, where there is one, on the picture that [`Self::seed`] returned and on `real` (floats).
-    pub fn train_critic(&mut self, fake: B::Buffer, real: &B::Buffer, shape: [usize; 4], optimizer: &AdamW) {
-        let Some((critic, _)) = &self.critic else { return };
+    ///
+    /// # Errors
+    /// As [`Together::average`].
+    pub fn train_critic(
+        &mut self,
+        fake: B::Buffer,
+        real: &B::Buffer,
+        shape: [usize; 4],
+        optimizer: &AdamW,
+    ) -> Result<()> {
+        let Some((critic, _)) = &self.critic else { return Ok(()) };
         let mut right = self.backend.alloc(len(shape));
         self.backend.convert(real, &mut right);
         hinge(self.backend, &mut self.critic_set, critic, [right, fake], shape, &mut self.measured.discriminator);
+        self.together.average(self.backend, &mut self.critic_set.grads())?;
         self.critic_set.update(self.backend, optimizer, &self.pace);
+        Ok(())
     }
 
-    /// What the last step saw; with `adversarial` also of the critic.
-    pub fn measured(&self, adversarial: bool) -> PictureErrors {
-        let read = |buffer: &B::Buffer| self.backend.download(buffer).into_iter().map(f64::from).collect::<Vec<_>>();
-        let of_critic = |buffer: &B::Buffer| if adversarial { read(buffer)[0] } else { 0.0 };
-        let errors = read(&self.measured.errors);
-        PictureErrors {
-            absolute: errors[0],
-            squared: errors[1],
-            perceptual: read(&self.measured.perceptual)[0],
-            adversarial_weight: of_critic(&self.measured.adversarial_weight),
-            discriminator: of_critic(&self.measured.discriminator),
+    /// Notes what the step saw in the first columns, as [`MEASURES`] names them.
+    pub fn note(&self, measures: &mut Measures<B>) {
+        let Measured { errors, perceptual, adversarial_weight, discriminator } = &self.measured;
+        for (column, values) in [(0, errors), (2, perceptual), (3, adversarial_weight), (4, discriminator)] {
+            measures.note(self.backend, column, values);
         }
     }
 
@@ -211,7 +226,7 @@ fn generator_grad<B: Backend>(
     tape.take_grad(input)
 }
 
-/// Square of the norm of the gradient that `grad` of the picture gives the weights of the decoder's last layer.
+/// The gradient that `grad` of the picture gives the weights of the decoder's last layer.
 fn gradient_at_last<B: Backend>(
     backend: &B,
     tape: &Tape<B>,
@@ -221,10 +236,18 @@ fn gradient_at_last<B: Backend>(
 ) -> B::Buffer {
     let Plane { batch, height, width, channels } = image;
     let plane = Plane { batch, height: height / 2, width: width / 2, channels: 4 * channels };
-    let (mut deep, mut square) = (backend.alloc(batch * height * width * channels), backend.alloc_floats(1));
+    let mut deep = backend.alloc(batch * height * width * channels);
     backend.space_to_depth(&plane, grad, &mut deep);
-    tape.conv_weight_grad_square(last, &deep, &mut square);
+    let at_last = tape.conv_weight_grad(last, &deep);
     backend.release(deep);
+    at_last
+}
+
+/// The square of the norm of `grad`.
+fn square_norm<B: Backend>(backend: &B, grad: B::Buffer) -> B::Buffer {
+    let mut square = backend.alloc_floats(1);
+    backend.square_sum(&grad, &mut square);
+    backend.release(grad);
     square
 }
 

@@ -8,11 +8,13 @@ use serde::{Deserialize, Serialize};
 use super::Trainer;
 use super::checkpoint::{Checkpoint, settings_hash};
 use super::codebook::{self, Codebook};
+use super::measures::Measures;
 use super::optimizer::OptimizerConfig;
 use super::perceptual::PerceptualTraining;
-use super::picture_loss::{DiscriminatorTraining, ErrorWeights, PictureErrors, PictureLoss};
+use super::picture_loss::{DiscriminatorTraining, ErrorWeights, PictureLoss};
+use super::together::Together;
 use crate::backend::pictures::{Cut, PictureSet};
-use crate::backend::{AdamW, Backend, Book, Pace};
+use crate::backend::{AdamW, Backend, Book, BookStep, Pace};
 use crate::model::layers::Maker;
 use crate::model::vqgan::{Decoder, Encoder, VqganConfig};
 use crate::random::Random;
@@ -47,16 +49,14 @@ pub struct VqganTraining {
     pub discriminator: Option<DiscriminatorTraining>,
 }
 
-/// What one step saw.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct VqganLosses {
-    /// Of the pictures.
-    pub picture: PictureErrors,
-    /// Mean squared distance of latents to their codes; 0 where that has no weight.
-    pub commitment: f64,
-    /// Entries revived.
-    pub revived: usize,
-}
+/// What is measured beside the errors of pictures: the mean squared distance of latents to their codes (0 where that has no
+/// weight), and how many entries are revived.
+const MEASURES: &[&str] =
+    &["absolute", "squared", "perceptual", "adversarial_weight", "discriminator", "commitment", "revived"];
+/// Column of the second last.
+const COMMITMENT: usize = 5;
+/// Column of the last.
+const REVIVED: usize = 6;
 
 /// A VQ-GAN in training.
 #[derive(Debug)]
@@ -73,13 +73,14 @@ pub struct VqganTrainer<'a, B: Backend> {
     pub step: u64,
     /// Draws batches, initial codes and revivals.
     pub random: Random,
+    measures: Measures<B>,
     /// What is trained on.
     pictures: Option<B::Pictures>,
     /// Buffers of the last step, and the recording of what is done with them.
     kept: Option<(Inputs<B>, B::Recording)>,
 }
 
-/// What a step is told, in buffers that stay where they are, and what it tells.
+/// What a step is told, in buffers that stay where they are.
 #[derive(Debug)]
 struct Inputs<B: Backend> {
     kind: Kind,
@@ -92,9 +93,6 @@ struct Inputs<B: Backend> {
     key: B::Buffer,
     /// Weight of the commitment loss of each sample.
     commitment_weights: B::Buffer,
-    /// That loss, weighted.
-    commitment: B::Buffer,
-    revived: B::Buffer,
 }
 
 /// What of a step changes what it does.
@@ -130,9 +128,16 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
             loss,
             step: 0,
             random,
+            measures: Measures::new(backend, MEASURES.len()),
             pictures: None,
             kept: None,
         }
+    }
+
+    /// The same networks, trained with other processes: each is given its share of a batch.
+    pub fn with(mut self, together: Together<'a>) -> Self {
+        self.loss.together = together;
+        self
     }
 
     /// The same networks, trained on `pictures`.
@@ -153,11 +158,11 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
     /// One step on parts of `height × width` pixels of the pictures.
     ///
     /// # Errors
-    /// As [`Backend::check`] and [`PictureLoss::prepare`].
+    /// As [`Backend::check`], [`PictureLoss::prepare`] and [`Together::average`].
     ///
     /// # Panics
     /// Before [`Self::on`].
-    pub fn train(&mut self, cuts: &[Cut], height: usize, width: usize) -> Result<VqganLosses> {
+    pub fn train(&mut self, cuts: &[Cut], height: usize, width: usize) -> Result<()> {
         self.step += 1;
         let optimizer = self.config.optimizer.adamw();
         let pace = self.config.optimizer.at(self.step, self.config.steps);
@@ -168,21 +173,14 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         self.backend.write(&Cut::words(cuts), &mut inputs.cuts);
         self.backend.write(&pace.words(&optimizer), &mut inputs.pace);
         if kind.quantizes {
-            self.begin_codebook(&mut inputs);
+            self.begin_codebook(&mut inputs)?;
             let key = self.random.key();
             self.backend.write(&key.map(|part| part as f32), &mut inputs.key);
         }
-        self.backend.repeat(&mut recording, || self.compute(&mut inputs, &optimizer));
-
-        let read = |buffer: &B::Buffer| f64::from(self.backend.download(buffer)[0]);
-        let mut losses = VqganLosses { picture: self.loss.measured(adversarial), ..VqganLosses::default() };
-        if kind.quantizes {
-            losses.commitment = read(&inputs.commitment) / f64::from(self.config.commitment.max(f32::MIN_POSITIVE));
-            losses.revived = read(&inputs.revived) as usize;
-        }
+        self.measures.begin(self.backend);
+        self.loss.together.repeat(self.backend, &mut recording, || self.compute(&mut inputs, &optimizer))?;
         self.kept = Some((inputs, recording));
-        self.backend.check_batch(shape[0])?;
-        Ok(losses)
+        self.backend.check_batch(shape[0])
     }
 
     /// Buffers for steps of that kind, with their recording.
@@ -196,17 +194,18 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
                 pace: backend.alloc_floats(Pace::WORDS),
                 key: backend.alloc_floats(2),
                 commitment_weights: backend.upload(&vec![self.config.commitment; kind.shape[0]]),
-                commitment: backend.alloc_floats(1),
-                revived: backend.alloc_floats(1),
             };
             (inputs, B::Recording::default())
         })
     }
 
     /// Takes the first entries from the latents of this step, where there are none yet.
-    fn begin_codebook(&mut self, inputs: &mut Inputs<B>) {
+    ///
+    /// # Errors
+    /// As [`Together::gather`].
+    fn begin_codebook(&mut self, inputs: &mut Inputs<B>) -> Result<()> {
         if self.codebook.is_some() {
-            return;
+            return Ok(());
         }
         cut_out(self.backend, self.pictures.as_ref(), &inputs.cuts, inputs.kind.shape, &mut inputs.images);
         let mut tape = Tape::new(self.backend, &mut self.set);
@@ -214,13 +213,15 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         let latent = self.encoder.apply(&mut tape, input);
         let rows = tape.value(latent);
         drop(tape);
+        let rows = self.loss.together.gather(&rows)?;
         let model = &self.config.model;
         let book = Codebook::from_rows(model.codebook_size, model.latent_channels, &rows, &mut self.random);
         self.codebook = Some(on_device(self.backend, &book));
+        Ok(())
     }
 
     /// All of a step that the device does.
-    fn compute(&mut self, inputs: &mut Inputs<B>, optimizer: &AdamW) {
+    fn compute(&mut self, inputs: &mut Inputs<B>, optimizer: &AdamW) -> Result<()> {
         let backend = self.backend;
         cut_out(self.backend, self.pictures.as_ref(), &inputs.cuts, inputs.kind.shape, &mut inputs.images);
         let mut tape = Tape::new(backend, &mut self.set);
@@ -228,16 +229,19 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         let latent = self.encoder.apply(&mut tape, input);
         let mut decoded_from = latent;
         if let Some(book) = self.codebook.as_mut().filter(|_| inputs.kind.quantizes) {
-            decoded_from = quantize(backend, &mut tape, latent, book, inputs);
+            decoded_from = quantize(backend, &mut tape, latent, book, inputs, &mut self.measures, self.loss.together)?;
         }
         let decoded = self.decoder.apply(&mut tape, decoded_from);
-        let fake = self.loss.seed(&mut tape, decoded, &inputs.images, inputs.kind.adversarial);
+        let fake = self.loss.seed(&mut tape, decoded, &inputs.images, inputs.kind.adversarial)?;
         tape.backward();
         drop(tape);
+        self.loss.together.average(backend, &mut self.set.grads())?;
         self.set.update(backend, optimizer, &inputs.pace);
         if let Some(fake) = fake {
-            self.loss.train_critic(fake, &inputs.images, inputs.kind.shape, optimizer);
+            self.loss.train_critic(fake, &inputs.images, inputs.kind.shape, optimizer)?;
         }
+        self.loss.note(&mut self.measures);
+        Ok(())
     }
 
     /// Goes on from the checkpoint at `path`, where there is one.
@@ -258,6 +262,7 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         let (k, c) = (self.config.model.codebook_size, self.config.model.latent_channels);
         if checkpoint.tensors.contains_key("codebook/entries") {
             let book = Codebook {
+                size: k,
                 channels: c,
                 entries: checkpoint.take("codebook/entries", k * c)?,
                 uses: checkpoint.take("codebook/uses", k)?,
@@ -282,6 +287,18 @@ impl<B: Backend> Trainer for VqganTrainer<'_, B> {
 
     fn step(&self) -> u64 {
         self.step
+    }
+
+    fn measures(&self) -> &'static [&'static str] {
+        MEASURES
+    }
+
+    fn measured(&mut self) -> Result<Vec<Vec<f64>>> {
+        let mut measured = self.measures.take(self.backend, self.loss.together)?;
+        measured
+            .iter_mut()
+            .for_each(|step| step[COMMITMENT] /= f64::from(self.config.commitment.max(f32::MIN_POSITIVE)));
+        Ok(measured)
     }
 
     fn checkpoint(&self) -> Result<Checkpoint> {
@@ -330,31 +347,55 @@ fn quantize<B: Backend>(
     tape: &mut Tape<B>,
     latent: NodeId,
     book: &mut Book<B::Buffer>,
-    inputs: &mut Inputs<B>,
-) -> NodeId {
+    inputs: &Inputs<B>,
+    measures: &mut Measures<B>,
+    together: Together,
+) -> Result<NodeId> {
     let shape = tape.shape(latent);
     let (mut codes, mut chosen) = (backend.alloc_floats(len(shape) / book.channels), backend.alloc(len(shape)));
     backend.assign(book.channels, tape.buffer(latent), &book.entries, &mut codes, &mut chosen);
-    backend.update_book(codebook::DECAY, tape.buffer(latent), &codes, &inputs.key, book, &mut inputs.revived);
+    move_book(backend, tape.buffer(latent), &codes, &inputs.key, book, measures, together)?;
     backend.release(codes);
     let quantized = tape.straight_through(latent, chosen);
     let mut weights = backend.alloc_floats(shape[0]);
     backend.copy(&inputs.commitment_weights, &mut weights);
     let weights = tape.device_input("", [shape[0], 1, 1, 1], weights);
     let loss = tape.seed_squared_error(latent, quantized, weights);
-    backend.copy(&loss, &mut inputs.commitment);
+    measures.note(backend, COMMITMENT, &loss);
     backend.release(loss);
-    quantized
+    Ok(quantized)
+}
+
+/// Moves the codebook by the `rows` of all processes, whose `codes` name entries.
+fn move_book<B: Backend>(
+    backend: &B,
+    rows: &B::Buffer,
+    codes: &B::Buffer,
+    key: &B::Buffer,
+    book: &mut Book<B::Buffer>,
+    measures: &mut Measures<B>,
+    together: Together,
+) -> Result<()> {
+    let alloc = |len: usize| backend.alloc_floats(len);
+    let values = book.size * book.channels;
+    let mut step = BookStep { counts: alloc(book.size), sums: alloc(values), rows: alloc(values) };
+    backend.sum_book([together.rank(), together.size()], rows, codes, key, &mut step);
+    together.average(backend, &mut [&mut step.counts, &mut step.sums, &mut step.rows])?;
+    let mut revived = alloc(1);
+    backend.move_book(codebook::DECAY, together.size(), &step, book, &mut revived);
+    measures.note(backend, REVIVED, &revived);
+    [step.counts, step.sums, step.rows, revived].into_iter().for_each(|array| backend.release(array));
+    Ok(())
 }
 
 fn on_host<B: Backend>(backend: &B, book: &Book<B::Buffer>) -> Codebook {
     let [entries, uses, sums] = [&book.entries, &book.uses, &book.sums].map(|array| backend.download(array));
-    Codebook { channels: book.channels, entries, uses, sums }
+    Codebook { size: book.size, channels: book.channels, entries, uses, sums }
 }
 
 fn on_device<B: Backend>(backend: &B, book: &Codebook) -> Book<B::Buffer> {
     let [entries, uses, sums] = [&book.entries, &book.uses, &book.sums].map(|array| backend.upload(array));
-    Book { channels: book.channels, entries, uses, sums }
+    Book { size: book.size, channels: book.channels, entries, uses, sums }
 }
 
 /// A trained VQ-GAN.

@@ -1,28 +1,41 @@
 //! The codebook.
 
 use super::super::philox::{self, Key};
-use super::super::{Book, DEAD};
+use super::super::{Book, BookStep, DEAD};
 
-/// See [`Backend::update_book`](super::super::Backend::update_book); returns the number of entries revived.
-pub fn update(decay: f32, rows: &[f32], codes: &[u32], key: Key, book: &mut Book<Vec<f32>>) -> usize {
-    let c = book.channels;
-    let mut uses = vec![0.0f32; book.uses.len()];
-    let mut sums = vec![0.0f32; book.entries.len()];
-    for (row, &code) in rows.chunks_exact(c).zip(codes) {
-        uses[code as usize] += 1.0;
-        sums[code as usize * c..][..c].iter_mut().zip(row).for_each(|(sum, v)| *sum += v);
+/// See [`Backend::sum_book`](super::super::Backend::sum_book).
+pub fn sum([part, of]: [usize; 2], rows: &[f32], codes: &[u32], key: Key, step: &mut BookStep<Vec<f32>>) {
+    let channels = rows.len() / codes.len();
+    step.counts.fill(0.0);
+    step.sums.fill(0.0);
+    for (row, &code) in rows.chunks_exact(channels).zip(codes) {
+        step.counts[code as usize] += 1.0;
+        step.sums[code as usize * channels..][..channels].iter_mut().zip(row).for_each(|(sum, v)| *sum += v);
     }
+    for (entry, to) in step.rows.chunks_exact_mut(channels).enumerate() {
+        let row = philox::below((of * codes.len()) as u32, key, entry as u32) as usize;
+        let here = row.checked_sub(part * codes.len()).filter(|&row| row < codes.len());
+        match here {
+            Some(row) => to.copy_from_slice(&rows[row * channels..][..channels]),
+            None => to.fill(0.0),
+        }
+    }
+}
+
+/// See [`Backend::move_book`](super::super::Backend::move_book); returns the number of entries revived.
+pub fn advance(decay: f32, times: usize, step: &BookStep<Vec<f32>>, book: &mut Book<Vec<f32>>) -> usize {
+    let (c, times) = (book.channels, times as f32);
     let blend = |old: &mut [f32], new: &[f32]| {
-        old.iter_mut().zip(new).for_each(|(old, new)| *old = decay * *old + (1.0 - decay) * new);
+        old.iter_mut().zip(new).for_each(|(old, new)| *old = decay * *old + (1.0 - decay) * (times * new));
     };
-    blend(&mut book.uses, &uses);
-    blend(&mut book.sums, &sums);
+    blend(&mut book.uses, &step.counts);
+    blend(&mut book.sums, &step.sums);
     let mut revived = 0;
-    for i in 0..book.uses.len() {
+    for i in 0..book.size {
         if book.uses[i] < DEAD {
-            let row = philox::below(codes.len() as u32, key, i as u32) as usize;
             book.uses[i] = 1.0;
-            book.sums[i * c..][..c].copy_from_slice(&rows[row * c..][..c]);
+            let row = step.rows[i * c..][..c].iter();
+            book.sums[i * c..][..c].iter_mut().zip(row).for_each(|(sum, v)| *sum = times * v);
             revived += 1;
         }
         for j in i * c..(i + 1) * c {

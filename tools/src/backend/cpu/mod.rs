@@ -16,14 +16,15 @@ mod windows;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-pub use book::update as update_book;
+pub use book::{advance as advance_book, sum as sum_book};
 pub use nearest::nearest;
 use rayon::prelude::*;
 pub use windows::Latents;
 
+use super::codes::CodeSet;
 use super::pictures::{Cut, PictureSet};
 use super::windows::{Batch, LatentSet, Layout, WindowSettings};
-use super::{AdamW, Attention, Backend, Book, Conv, Mask, Norm, PictureError, Plane, Pool, Trained};
+use super::{AdamW, Attention, Backend, Book, BookStep, Conv, Mask, Norm, PictureError, Plane, Pool, Trained};
 
 /// The CPU. Keeps released buffers by length, since a training step asks for the same ones again.
 #[derive(Debug, Default)]
@@ -35,6 +36,7 @@ impl Backend for Cpu {
     type Buffer = Vec<f32>;
     type Latents = Latents;
     type Pictures = PictureSet;
+    type Codes = CodeSet;
     type Recording = ();
 
     fn alloc(&self, len: usize) -> Vec<f32> {
@@ -99,6 +101,10 @@ impl Backend for Cpu {
 
     fn add_scaled(&self, scale: &Vec<f32>, x: &Vec<f32>, to: &mut Vec<f32>) {
         to.iter_mut().zip(x).for_each(|(to, x)| *to += scale[0] * x);
+    }
+
+    fn note(&self, values: &Vec<f32>, [column, columns]: [usize; 2], row: &Vec<f32>, log: &mut Vec<f32>) {
+        log[row[0] as usize * columns + column..][..values.len()].copy_from_slice(values);
     }
 
     fn square_sum(&self, x: &Vec<f32>, out: &mut Vec<f32>) {
@@ -275,17 +281,27 @@ impl Backend for Cpu {
         }
     }
 
-    fn update_book(
+    fn sum_book(
         &self,
-        decay: f32,
+        share: [usize; 2],
         rows: &Vec<f32>,
         codes: &Vec<f32>,
         key: &Vec<f32>,
+        step: &mut BookStep<Vec<f32>>,
+    ) {
+        let codes: Vec<u32> = codes.iter().map(|&code| code as u32).collect();
+        book::sum(share, rows, &codes, [key[0] as u32, key[1] as u32], step);
+    }
+
+    fn move_book(
+        &self,
+        decay: f32,
+        times: usize,
+        step: &BookStep<Vec<f32>>,
         book: &mut Book<Vec<f32>>,
         revived: &mut Vec<f32>,
     ) {
-        let codes: Vec<u32> = codes.iter().map(|&code| code as u32).collect();
-        revived[0] = book::update(decay, rows, &codes, [key[0] as u32, key[1] as u32], book) as f32;
+        revived[0] = book::advance(decay, times, step, book) as f32;
     }
 
     fn picture_error(
@@ -339,6 +355,17 @@ impl Backend for Cpu {
         out.par_chunks_exact_mut(3 * size[0] * size[1]).zip(cuts).for_each(|(out, cut)| {
             let values = cut.values(&pictures.pixels, [pictures.height, pictures.width], size);
             out.iter_mut().zip(values).for_each(|(out, value)| *out = value);
+        });
+    }
+
+    fn codes(&self, set: CodeSet) -> CodeSet {
+        set
+    }
+
+    fn look_up(&self, codes: &CodeSet, size: [usize; 2], cuts: &Vec<f32>, out: &mut Vec<f32>) {
+        let cuts: Vec<Cut> = cuts.chunks_exact(Cut::WORDS).map(Cut::read).collect();
+        out.par_chunks_exact_mut(codes.channels * size[0] * size[1]).zip(cuts).for_each(|(out, cut)| {
+            out.iter_mut().zip(codes.values(cut, size)).for_each(|(out, value)| *out = value);
         });
     }
 

@@ -41,7 +41,7 @@ use device::{Argument, Device};
 use gemm::{Array, Form, Product};
 pub use memory::Buffer;
 use memory::{Extent, Place, Pool};
-pub use pictures::Pictures;
+pub use pictures::{Codes, Pictures};
 pub use profile::{Cost, Profile, Share};
 pub use program::default_cache;
 pub use recording::Recording;

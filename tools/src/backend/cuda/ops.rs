@@ -2,11 +2,14 @@
 
 use rissole::{Error, Result};
 
+use super::super::codes::CodeSet;
 use super::super::pictures::PictureSet;
 use super::super::windows::{Batch, LatentSet, Layout, WindowSettings};
-use super::super::{AdamW, Attention, Backend, Book, Conv, Mask, Norm, PictureError, Plane, Pool, Trained, Window};
+use super::super::{
+    AdamW, Attention, Backend, Book, BookStep, Conv, Mask, Norm, PictureError, Plane, Pool, Trained, Window,
+};
 use super::memory::Buffer;
-use super::pictures::Pictures;
+use super::pictures::{Codes, Pictures};
 use super::recording::Recording;
 use super::windows::Latents;
 use super::{Cuda, Operand, arguments, nccl};
@@ -16,6 +19,7 @@ impl Backend for Cuda {
     type Buffer = Buffer;
     type Latents = Latents;
     type Pictures = Pictures;
+    type Codes = Codes;
     type Recording = Recording;
 
     fn check(&self) -> Result<()> {
@@ -120,6 +124,11 @@ impl Backend for Cuda {
     fn add_scaled(&self, scale: &Buffer, x: &Buffer, to: &mut Buffer) {
         assert_eq!([x.len(), scale.len()], [to.len(), 1]);
         self.each("add_scaled", to.len(), &arguments![scale, x, to]);
+    }
+
+    fn note(&self, values: &Buffer, [column, columns]: [usize; 2], row: &Buffer, log: &mut Buffer) {
+        assert!(column + values.len() <= columns && log.len().is_multiple_of(columns) && row.len() == 1);
+        self.each("note", values.len(), &arguments![column, columns, values, row, log]);
     }
 
     fn square_sum(&self, x: &Buffer, out: &mut Buffer) {
@@ -329,16 +338,19 @@ impl Backend for Cuda {
         self.assign_entries(channels, rows, entries, codes, chosen);
     }
 
-    fn update_book(
+    fn sum_book(&self, share: [usize; 2], rows: &Buffer, codes: &Buffer, key: &Buffer, step: &mut BookStep<Buffer>) {
+        self.sum_rows(share, rows, codes, key, step);
+    }
+
+    fn move_book(
         &self,
         decay: f32,
-        rows: &Buffer,
-        codes: &Buffer,
-        key: &Buffer,
+        times: usize,
+        step: &BookStep<Buffer>,
         book: &mut Book<Buffer>,
         revived: &mut Buffer,
     ) {
-        self.move_book(decay, rows, codes, key, book, revived);
+        self.move_entries(decay, times, step, book, revived);
     }
 
     fn picture_error(&self, g: &PictureError, fake: &Buffer, real: &Buffer, grad: &mut Buffer, errors: &mut Buffer) {
@@ -392,6 +404,14 @@ impl Backend for Cuda {
 
     fn cut_out(&self, pictures: &Pictures, size: [usize; 2], cuts: &Buffer, out: &mut Buffer) {
         self.cut_pictures(pictures, size, cuts, out);
+    }
+
+    fn codes(&self, set: CodeSet) -> Codes {
+        self.upload_codes(&set)
+    }
+
+    fn look_up(&self, codes: &Codes, size: [usize; 2], cuts: &Buffer, out: &mut Buffer) {
+        self.look_codes_up(codes, size, cuts, out);
     }
 
     fn latents(&self, set: LatentSet, settings: WindowSettings) -> Latents {

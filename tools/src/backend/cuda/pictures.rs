@@ -1,5 +1,6 @@
-//! Pictures that lie on the device.
+//! Pictures that lie on the device, and the codes of their latents.
 
+use super::super::codes::CodeSet;
 use super::super::pictures::{Cut, PictureSet};
 use super::memory::Buffer;
 use super::{Cuda, arguments};
@@ -10,6 +11,16 @@ pub struct Pictures {
     height: usize,
     width: usize,
     pixels: Buffer,
+}
+
+/// Latents of one size, as codes.
+#[derive(Debug)]
+pub struct Codes {
+    height: usize,
+    width: usize,
+    channels: usize,
+    codebook: Buffer,
+    codes: Buffer,
 }
 
 impl Cuda {
@@ -23,5 +34,19 @@ impl Cuda {
         assert_eq!(out.len(), cuts.len() / Cut::WORDS * rows * columns * 3, "values of all cuts");
         let Pictures { height, width, pixels } = pictures;
         self.each("cut_out", out.len(), &arguments![height, width, rows, columns, cuts, pixels, out]);
+    }
+
+    /// See [`Backend::codes`](super::super::Backend::codes).
+    pub(super) fn upload_codes(&self, set: &CodeSet) -> Codes {
+        let &CodeSet { height, width, channels, ref codebook, ref codes } = set;
+        Codes { height, width, channels, codebook: self.upload_words(codebook), codes: self.upload_words(codes) }
+    }
+
+    /// See [`Backend::look_up`](super::super::Backend::look_up).
+    pub(super) fn look_codes_up(&self, codes: &Codes, [rows, columns]: [usize; 2], cuts: &Buffer, out: &Buffer) {
+        let Codes { height, width, channels, codebook, codes } = codes;
+        assert_eq!(out.len(), cuts.len() / Cut::WORDS * rows * columns * channels, "values of all cuts");
+        let arguments = arguments![height, width, channels, rows, columns, cuts, codes, codebook, out];
+        self.each("cut_codes", out.len(), &arguments);
     }
 }

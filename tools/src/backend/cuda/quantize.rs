@@ -1,6 +1,6 @@
 //! Vector quantization: distances by one product, then the least of each row.
 
-use super::super::{Book, DEAD};
+use super::super::{Book, BookStep, DEAD};
 use super::gemm::{Array, Form, Product};
 use super::memory::Buffer;
 use super::{BLOCK, Cuda, arguments};
@@ -56,25 +56,40 @@ impl Cuda {
         self.each("look_up", rows.len(), &arguments![channels, codes, entries, numbers, chosen]);
     }
 
-    /// See [`Backend::update_book`].
-    pub(super) fn move_book(
+    /// See [`Backend::sum_book`].
+    pub(super) fn sum_rows(
         &self,
-        decay: f32,
+        [part, of]: [usize; 2],
         rows: &Buffer,
         codes: &Buffer,
         key: &Buffer,
+        step: &mut BookStep<Buffer>,
+    ) {
+        let (size, channels) = (step.counts.len(), rows.len() / codes.len());
+        let expected = [codes.len() * channels, size * channels, size * channels, 2];
+        assert_eq!([rows.len(), step.sums.len(), step.rows.len(), key.len()], expected);
+        let arguments = arguments![size, channels, codes.len(), rows, codes, step.sums, step.counts];
+        self.launch("book_sums", [size.div_ceil(ROWS), 1, 1], &arguments);
+        let arguments = arguments![channels, codes.len(), part, of, key, rows, step.rows];
+        self.each("book_rows", step.rows.len(), &arguments);
+    }
+
+    /// See [`Backend::move_book`].
+    pub(super) fn move_entries(
+        &self,
+        decay: f32,
+        times: usize,
+        step: &BookStep<Buffer>,
         book: &mut Book<Buffer>,
         revived: &mut Buffer,
     ) {
-        let (c, size) = (book.channels, book.uses.len());
-        assert_eq!([rows.len(), book.entries.len(), book.sums.len()], [codes.len() * c, size * c, size * c]);
-        assert_eq!([key.len(), revived.len()], [2, 1]);
-        let (sums, counts, begins) = (self.scratch(size * c), self.scratch(size), self.scratch(size));
-        let arguments = arguments![size, c, codes.len(), rows, codes, sums, counts];
-        self.launch("book_sums", [size.div_ceil(ROWS), 1, 1], &arguments);
-        let given = arguments![c, codes.len(), decay, DEAD, key, rows, sums, counts];
+        let (c, size) = (book.channels, book.size);
+        assert_eq!([step.counts.len(), book.uses.len(), revived.len()], [size, size, 1]);
+        assert_eq!([&step.sums, &step.rows, &book.entries, &book.sums].map(Buffer::len), [size * c; 4]);
+        let begins = self.scratch(size);
+        let given = arguments![c, decay, DEAD, times as f32, step.counts, step.sums, step.rows];
         let kept = arguments![book.entries, book.uses, book.sums, begins];
-        self.each("update_book", size, &[&given[..], &kept].concat());
+        self.each("move_book", size, &[&given[..], &kept].concat());
         self.clear(revived);
         self.add_column_sums(&begins, revived);
     }

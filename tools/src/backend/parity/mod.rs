@@ -165,6 +165,7 @@ pub fn checks<A: Backend, B: Backend>() -> Vec<Check<A, B>> {
         ("timestep embedding", layers::sinusoid),
         ("nearest entries", training::nearest),
         ("codebook", training::codebook),
+        ("notes", training::notes),
         ("squared error", training::squared_error),
         ("errors of pictures", training::picture_errors),
         ("weights of losses", training::loss_weights),

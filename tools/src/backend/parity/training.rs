@@ -3,9 +3,10 @@
 use rissole::bundle::manifest::{NeighbourSource, Prediction};
 use rissole::{BlockGrid, LatentShape};
 
+use super::super::codes::CodeSet;
 use super::super::pictures::{Cut, PictureSet};
 use super::super::windows::{LatentSet, Subject, WindowSettings};
-use super::super::{AdamW, Backend, Book, DEAD, Pace, PictureError, Plane, Trained};
+use super::super::{AdamW, Backend, Book, BookStep, DEAD, Pace, PictureError, Plane, Trained};
 use super::{FloatPoison, FloatValues, Given, Pair, Poison, act, floats, upload};
 use crate::random::Random;
 
@@ -40,25 +41,50 @@ pub(super) fn codebook<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
             b.assign(channels, rows, entries, codes, chosen)
         });
         let codes = codes.iter().map(|&code| code as f32).collect();
-        let uses = (0..entries).map(|e| if 3 * e > 2 * entries { DEAD } else { 1.0 + e as f32 }).collect();
-        let (c, before) = (channels, pair.normal(entries * channels));
-        let inputs = [near, codes, vec![3.0, 16_777_215.0], book, uses, before].into_iter().enumerate();
-        let inputs = inputs.map(|(i, values)| if i == 0 { act(values) } else { floats(values) }).collect();
-        let n = entries * channels;
-        let outputs = [FloatPoison(n), FloatPoison(entries), FloatPoison(n), FloatPoison(1)];
-        compare!(pair, inputs inputs, outputs outputs,
-            |b, [rows, codes, key, entries, uses, sums], [entries_out, uses_out, sums_out, revived]| {
-            // The operation works in place.
-            let mut book =
-                Book { channels: c, entries: b.alloc_floats(n), uses: b.alloc_floats(n / c), sums: b.alloc_floats(n) };
-            for (from, to) in [(entries, &mut book.entries), (uses, &mut book.uses), (sums, &mut book.sums)] {
-                b.copy(from, to);
+        let (k, n) = (entries, entries * channels);
+        let inputs = vec![act(near), floats(codes), floats(vec![3.0, 16_777_215.0])];
+        let outputs = [FloatPoison(k), FloatPoison(n), FloatPoison(n)];
+        compare!(pair, inputs inputs, outputs outputs, |b, [rows, codes, key], [counts, sums, starts]| {
+            let poison = [&*counts, sums, starts].map(|poison| copy(b, poison));
+            let [of_counts, of_sums, of_starts] = poison;
+            let mut step = BookStep { counts: of_counts, sums: of_sums, rows: of_starts };
+            b.sum_book([1, 3], rows, codes, key, &mut step);
+            for (from, to) in [(step.counts, counts), (step.sums, sums), (step.rows, starts)] {
+                b.copy(&from, to);
+                b.release(from);
             }
-            b.update_book(0.9, rows, codes, key, &mut book, revived);
+        });
+        let uses = (0..k).map(|e| if 3 * e > 2 * k { DEAD } else { 1.0 + e as f32 }).collect();
+        let counts = (0..k).map(|e| if 3 * e > k { 0.0 } else { e as f32 }).collect();
+        let inputs = [counts, pair.normal(n), pair.normal(n), book, uses, pair.normal(n)].map(floats).into();
+        let outputs = [FloatPoison(n), FloatPoison(k), FloatPoison(n), FloatPoison(1)];
+        compare!(pair, inputs inputs, outputs outputs,
+            |b, [counts, sums, starts, entries, uses, before], [entries_out, uses_out, sums_out, revived]| {
+            // The operation works in place.
+            let [counts, sums, rows] = [counts, sums, starts].map(|given| copy(b, given));
+            let step = BookStep { counts, sums, rows };
+            let [entries, uses, sums] = [entries, uses, before].map(|given| copy(b, given));
+            let mut book = Book { size: k, channels, entries, uses, sums };
+            b.move_book(0.9, 3, &step, &mut book, revived);
             for (from, to) in [(&book.entries, entries_out), (&book.uses, uses_out), (&book.sums, sums_out)] {
                 b.copy(from, to);
             }
             [book.entries, book.uses, book.sums].into_iter().for_each(|array| b.release(array));
+            [step.counts, step.sums, step.rows].into_iter().for_each(|array| b.release(array));
+        });
+    }
+}
+
+/// The same floats in an array of their own.
+fn copy<B: Backend>(backend: &B, floats: &B::Buffer) -> B::Buffer {
+    backend.upload(&backend.download(floats))
+}
+
+pub(super) fn notes<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
+    for (values, column) in [(1, 0), (2, 3), (5, 0)] {
+        let inputs = vec![floats(pair.normal(values)), floats(vec![6.0])];
+        compare!(pair, inputs inputs, outputs [FloatValues(7 * 5)], |b, [values, row], [log]| {
+            b.note(values, [column, 5], row, log)
         });
     }
 }
@@ -119,6 +145,10 @@ pub(super) fn pictures<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     let pixels = (0..3 * height * width * 3).map(|_| pair.random.below(256) as u8).collect();
     let set = PictureSet { height, width, pixels };
     let on_both = (pair.reference.pictures(set.clone()), pair.candidate.pictures(set));
+    // Cells of two channels, of a codebook of 300.
+    let codes = (0..3 * height * width).map(|_| pair.random.below(300) as u16).collect();
+    let set = CodeSet { height, width, channels: 2, codebook: pair.normal(600), codes };
+    let coded = (pair.reference.codes(set.clone()), pair.candidate.codes(set));
     for size in [[9, 11], [4, 7], [1, 1]] {
         let cut = |i: usize| Cut {
             image: i % 3,
@@ -131,7 +161,17 @@ pub(super) fn pictures<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
         let expected = cut_out(pair.reference, &on_both.0, size, &words, n);
         let got = cut_out(pair.candidate, &on_both.1, size, &words, n);
         pair.compare(&[expected], &[got]);
+        let n = 7 * size[0] * size[1] * 2;
+        let expected = look_up(pair.reference, &coded.0, size, &words, n);
+        let got = look_up(pair.candidate, &coded.1, size, &words, n);
+        pair.compare(&[expected], &[got]);
     }
+}
+
+fn look_up<B: Backend>(backend: &B, codes: &B::Codes, size: [usize; 2], words: &[f32], n: usize) -> Vec<f32> {
+    let (cuts, mut out) = (backend.upload(words), backend.upload(&vec![f32::NAN; n]));
+    backend.look_up(codes, size, &cuts, &mut out);
+    backend.download(&out)
 }
 
 fn cut_out<B: Backend>(backend: &B, pictures: &B::Pictures, size: [usize; 2], words: &[f32], n: usize) -> Vec<f32> {

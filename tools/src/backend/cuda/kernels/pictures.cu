@@ -1,4 +1,4 @@
-// Pictures, cut out of those that lie on the device.
+// Pictures and latents, cut out of those that lie on the device.
 
 // As `Cut::words`.
 struct Cut {
@@ -16,5 +16,19 @@ extern "C" __global__ void cut_out(unsigned n, unsigned height, unsigned width, 
         // Many pictures have more than 2³² bytes.
         unsigned long long pixel = ((unsigned long long)(unsigned)cut.image * height + row) * width + column;
         out[i] = (float)pixels[3 * pixel + channel] / 127.5f - 1.0f;
+    }
+}
+
+// The entries that the codes of latents name, of parts of out_height × out_width cells; n counts their values.
+extern "C" __global__ void cut_codes(unsigned n, unsigned height, unsigned width, unsigned channels,
+                                     unsigned out_height, unsigned out_width, const Cut* cuts,
+                                     const unsigned short* codes, const float* codebook, float* out) {
+    FOR_EACH(i, n) {
+        unsigned channel = i % channels, cell = i / channels, x = cell % out_width, y = cell / out_width % out_height;
+        Cut cut = cuts[cell / out_width / out_height];
+        unsigned row = (unsigned)cut.top + y, column = (unsigned)cut.left + x;
+        if (cut.mirrored != 0.0f) column = width - 1 - column;
+        unsigned long long at = ((unsigned long long)(unsigned)cut.image * height + row) * width + column;
+        out[i] = codebook[codes[at] * channels + channel];
     }
 }

@@ -95,3 +95,9 @@ extern "C" __global__ void sinusoid(unsigned n, unsigned half, const float* t, a
         store(out + sample * 2 * half + half + at, sinf(angle));
     }
 }
+
+// Values into the columns from `column` on of the row of the log that row[0] names; n counts them.
+extern "C" __global__ void note(unsigned n, unsigned column, unsigned columns, const float* values, const float* row,
+                                float* log) {
+    FOR_EACH(i, n) log[(unsigned)row[0] * columns + column + i] = values[i];
+}

@@ -70,24 +70,31 @@ extern "C" __global__ void book_sums(unsigned entries, unsigned channels, unsign
     if (lane == 0) counts[entry] = (float)count;
 }
 
-// Moves the averages and the entries; n counts entries. One that is used less than `dead` begins anew at a row that
-// follows from the key. revived[entry] is whether it does.
-extern "C" __global__ void update_book(unsigned n, unsigned channels, unsigned rows, float decay, float dead,
-                                       const float* key, const act* values, const float* new_sums,
-                                       const float* new_counts, float* entries, float* uses, float* sums,
-                                       float* revived) {
+// For each entry a row that follows from the key, of `of` shares of as many rows; zeros where it is not in share `part`. n
+// counts values of entries.
+extern "C" __global__ void book_rows(unsigned n, unsigned channels, unsigned rows, unsigned part, unsigned of,
+                                     const float* key, const act* values, float* out) {
     FOR_EACH(i, n) {
-        float use = decay * uses[i] + (1.0f - decay) * new_counts[i];
-        bool begins = use < dead;
         unsigned bits[4];
-        philox(i, 0, (unsigned)key[0], (unsigned)key[1], bits);
-        unsigned row = (unsigned)(((unsigned long long)bits[0] * rows) >> 32);
+        philox(i / channels, 0, (unsigned)key[0], (unsigned)key[1], bits);
+        unsigned row = (unsigned)(((unsigned long long)bits[0] * (of * rows)) >> 32) - part * rows;
+        out[i] = row < rows ? load(values + row * channels + i % channels) : 0.0f;  // before the share it wraps
+    }
+}
+
+// Moves the averages and the entries by `times` what is given; n counts entries. One that is used less than `dead` begins
+// anew at its row. revived[entry] is whether it does.
+extern "C" __global__ void move_book(unsigned n, unsigned channels, float decay, float dead, float times,
+                                     const float* counts, const float* new_sums, const float* rows, float* entries,
+                                     float* uses, float* sums, float* revived) {
+    FOR_EACH(i, n) {
+        float use = decay * uses[i] + (1.0f - decay) * (times * counts[i]);
+        bool begins = use < dead;
         if (begins) use = 1.0f;
         uses[i] = use;
         revived[i] = begins ? 1.0f : 0.0f;
         for (unsigned j = i * channels; j < (i + 1) * channels; j++) {
-            float sum = begins ? load(values + row * channels + j - i * channels)
-                               : decay * sums[j] + (1.0f - decay) * new_sums[j];
+            float sum = begins ? times * rows[j] : decay * sums[j] + (1.0f - decay) * (times * new_sums[j]);
             sums[j] = sum;
             entries[j] = sum / use;
         }
