@@ -47,7 +47,7 @@ fn two_processes_train_what_one_trains() {
     run_together(alone.path(), 1);
     run_together(together.path(), 2);
     Bundle::open(together.path().join("bundle")).unwrap().verify().unwrap();
-    for stage in ["denoiser", "consistency"] {
+    for stage in ["vqgan", "denoiser", "consistency", "decoder"] {
         let (one, two) = (weights(alone.path(), stage), weights(together.path(), stage));
         assert!(one.len() > 10 && one.keys().eq(two.keys()), "{:?}", one.keys());
         let pairs = || one.values().flatten().zip(two.values().flatten());
