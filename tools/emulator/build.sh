@@ -10,5 +10,5 @@ build() { # source, name that programs ask for
 }
 build cuda.cpp libcuda.so.1
 build nvrtc.cpp libnvrtc.so.13
-build cublas.cpp libcublas.so.13
+build cublaslt.cpp libcublasLt.so.13
 build nccl.cpp libnccl.so.2

@@ -1,7 +1,5 @@
 // libnccl.so.2: processes of one machine sum over a shared file in /dev/shm.
-#include <dlfcn.h>
 #include <fcntl.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,9 +7,10 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <functional>
 #include <string>
 #include <vector>
+
+#include "numbers.h"
 
 enum { SUCCESS = 0, SYSTEM_ERROR = 2, INVALID_ARGUMENT = 4, INVALID_USAGE = 5 };
 enum { FLOAT32 = 7, AVERAGE = 4 };
@@ -93,12 +92,7 @@ int ncclGroupEnd() { return --depth < 0 ? INVALID_USAGE : SUCCESS; }
 
 int ncclAllReduce(const void* from, void* to, size_t count, int kind, int operation, Communicator* c, void*) {
     if (from != to || kind != FLOAT32 || operation != AVERAGE) return INVALID_ARGUMENT;
-    std::function<int()> work = [=] { return average(*c, (float*)to, count), SUCCESS; };
-    // The driver does it, or records it.
-    auto submit = (void (*)(std::function<int()>*))dlsym(RTLD_DEFAULT, "emulator_submit");
-    if (!submit) return SYSTEM_ERROR;
-    submit(&work);
-    return SUCCESS;
+    return submit([=] { return average(*c, (float*)to, count), SUCCESS; }) ? SUCCESS : SYSTEM_ERROR;
 }
 
 const char* ncclGetErrorString(int) { return "emulated"; }

@@ -68,7 +68,7 @@ pub fn run(args: CheckArgs, device: &Wanted) -> Result<()> {
         let own = open(bf16)?.without_blas().with_patches().with_patch_bytes(1).without_recording();
         good &= compare(&own, tolerance, args.steps)?;
         let direct = if bf16 { ", convolutions on tensor cores without patches" } else { "" };
-        let products = if cuda.has_blas() { "cuBLAS" } else { "no cuBLAS" };
+        let products = if cuda.has_blas() { "cublasLt" } else { "no cublasLt" };
         println!("{activations}, {products}{direct}, steps recorded");
         good &= compare(&cuda, tolerance, args.steps)?;
     }

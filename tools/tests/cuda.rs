@@ -197,20 +197,28 @@ fn compiled_kernels_are_kept() {
     let _ = std::fs::remove_dir_all(&kernels);
     let first = text(&emulated(&dir, &["--steps", "0"], &[]));
     assert!(first.contains("compiling kernels"), "{first}");
-    // The compiler is not needed any more; nor is cuBLAS ever.
-    for library in ["libnvrtc.so.13", "libcublas.so.13"] {
+    // The compiler is not needed any more; nor is cublasLt ever.
+    for library in ["libnvrtc.so.13", "libcublasLt.so.13"] {
         std::fs::remove_file(dir.join(library)).unwrap();
     }
     let second = emulated(&dir, &["--steps", "0"], &[]);
     let words = text(&second);
-    assert!(!words.contains("compiling kernels") && words.contains("no cuBLAS"), "{words}");
+    assert!(!words.contains("compiling kernels") && words.contains("no cublasLt"), "{words}");
     passes(&second);
-    // A damaged file is compiled anew, for which there is no compiler now.
+    // What is damaged is compiled anew, for which there is no compiler now.
     for kept in std::fs::read_dir(&kernels).unwrap() {
         std::fs::write(kept.unwrap().path(), b"damaged").unwrap();
     }
     let third = emulated(&dir, &["--steps", "0"], &[]);
     assert!(third.status.code() == Some(2) && text(&third).contains("no NVRTC"), "{}", text(&third));
+}
+
+#[test]
+fn products_that_the_library_has_no_algorithm_for_are_done_without_it() {
+    let Some(dir) = emulator("algorithms") else { return };
+    let output = emulated(&dir, &["--steps", "0"], &[("RISSOLE_EMULATOR_FEW_ALGORITHMS", "1")]);
+    assert_eq!(text(&output).matches("cublasLt has no").count(), 2, "{}", text(&output));
+    passes(&output);
 }
 
 #[test]
@@ -243,7 +251,7 @@ fn where_nothing_can_be_recorded_steps_are_submitted_as_before() {
 #[test]
 fn the_batch_that_is_said_to_fit_does() {
     let Some(dir) = emulator("batch") else { return };
-    // Beside the memory that cuBLAS works in.
+    // Beside the memory that cublasLt works in.
     let memory = ((32 + 6) << 20).to_string();
     let step = |batch: &str| bench(&dir, batch, &[("RISSOLE_EMULATOR_MEMORY", &memory)]);
     let refused = step("96");

@@ -56,9 +56,9 @@ impl Cuda {
         for chunk in chunks(g, self.patch_elements) {
             let product = Product { form: Form::Plain, rows: chunk.rows, columns: g.outputs, depth: depth(g) };
             let patches = self.patches(g, &chunk, x);
-            self.multiply(&product, operand(&patches, x, &chunk), weight, Array { buffer: out, start: chunk.output });
+            let out = Array { buffer: out, start: chunk.output };
+            self.multiply_and_add(&product, operand(&patches, x, &chunk), weight, Some(bias), out);
         }
-        self.each("add_bias", out.len(), &arguments![g.outputs, bias, out]);
     }
 
     pub(super) fn conv_backward_input(&self, g: &Conv, weight: &Buffer, grad: &Buffer, out: &mut Buffer) {

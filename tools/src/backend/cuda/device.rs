@@ -140,7 +140,7 @@ impl Device {
         Ok(Self { name, multiprocessors, context, stream, kernels, bf16, blas, staging, profiler: RefCell::default() })
     }
 
-    /// Matrix products by cuBLAS, where it was found.
+    /// Matrix products by cublasLt, where it was found.
     pub fn blas(&self) -> Option<&Blas> {
         self.blas.as_ref()
     }
@@ -336,7 +336,10 @@ impl Device {
     }
 
     /// Makes this GPU's context the thread's: a thread may use several.
-    fn bind(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(|e| self.fault("context", e))
     }
 

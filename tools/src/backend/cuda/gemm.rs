@@ -1,4 +1,4 @@
-//! Row-major matrix products, by cuBLAS or by own kernels.
+//! Row-major matrix products, by cublasLt or by own kernels.
 
 use super::memory::{Buffer, Place};
 use super::profile::Cost;
@@ -8,7 +8,7 @@ use super::{Cuda, arguments};
 const TILE: usize = 64;
 
 /// How the operands lie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Form {
     /// `out = a · b`: a is rows × depth, b depth × columns.
     Plain,
@@ -36,7 +36,7 @@ impl Array<'_> {
 }
 
 /// Sizes of a product.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Product {
     /// How the operands lie.
     pub form: Form,
@@ -61,16 +61,39 @@ impl Product {
 impl Cuda {
     /// Multiplies `a` and `b`, both activations or both floats, into `out`. Sums are float.
     pub(super) fn multiply(&self, p: &Product, a: Array, b: Array, out: Array) {
+        self.multiply_and_add(p, a, b, None, out);
+    }
+
+    /// The same, with `bias` added to every row; not for [`Form::TransposedLeft`].
+    pub(super) fn multiply_and_add(&self, p: &Product, a: Array, b: Array, bias: Option<&Buffer>, out: Array) {
         if p.rows * p.columns == 0 {
             return;
         }
         let (a, b, out) = (a.place(p.rows * p.depth), b.place(p.depth * p.columns), out.place(p.rows * p.columns));
-        match self.device.blas().filter(|_| self.blas) {
-            Some(blas) => {
-                self.run(|device| device.timed("product (cuBLAS)", p.cost(a, out), || blas.multiply(p, a, b, out)));
-            }
-            None => self.multiply_here(p, a, b, out),
+        // cublasLt adds a bias of the result's type only, and a bias is float.
+        let within = bias.filter(|_| !out.narrow).map(|bias| bias.at(0));
+        if within.is_some() && self.multiply_by_library(p, a, b, within, out) {
+            return;
         }
+        if !self.multiply_by_library(p, a, b, None, out) {
+            self.multiply_here(p, a, b, out);
+        }
+        if let Some(bias) = bias {
+            self.each("add_bias", p.rows * p.columns, &arguments![p.columns, bias, out]);
+        }
+    }
+
+    /// Whether cublasLt did it.
+    fn multiply_by_library(&self, p: &Product, a: Place, b: Place, bias: Option<Place>, out: Place) -> bool {
+        let Some(blas) = self.device.blas().filter(|_| self.blas) else { return false };
+        let mut done = false;
+        self.run(|device| {
+            device.bind()?;
+            let Some(plan) = blas.plan(p, a, b, bias, out)? else { return Ok(()) };
+            done = true;
+            device.timed("product (cublasLt)", p.cost(a, out), || blas.multiply(&plan, a, b, bias, out))
+        });
+        done
     }
 
     fn multiply_here(&self, p: &Product, a: Place, b: Place, out: Place) {

@@ -1,4 +1,4 @@
-//! Finding NVIDIA's libraries on this machine, at run time: the driver, NVRTC, cuBLAS, NCCL.
+//! Finding NVIDIA's libraries on this machine, at run time: the driver, NVRTC, cublasLt, NCCL.
 //!
 //! A library found here stays loaded, and the loader gives the same one to whoever asks for it by name later;
 //! that is how `cudarc` gets the ones that lie outside the loader's path. `unsafe` is allowed here because
@@ -14,7 +14,7 @@ pub const DRIVER: &[&str] = &["libcuda.so.1", "libcuda.so"];
 /// The run-time compiler.
 pub const NVRTC: &[&str] = &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
 /// Matrix products.
-pub const CUBLAS: &[&str] = &["libcublas.so.13", "libcublas.so.12", "libcublas.so"];
+pub const CUBLAS_LT: &[&str] = &["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"];
 
 /// Sums over the GPUs of several processes.
 pub const NCCL: &[&str] = &["libnccl.so.2", "libnccl.so"];
@@ -58,17 +58,15 @@ pub fn load(names: &[&str]) -> Result<&'static Library, String> {
     ))
 }
 
-/// NVRTC and cuBLAS each ask for a second library of their own folder, by its name alone.
+/// NVRTC asks for a second library of its own folder, by its name alone.
 fn load_companions(folder: &Path, library: &Path) {
-    let stem = |prefix: &str| library.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
-    let companion = match () {
-        () if stem("libnvrtc.so") => "libnvrtc-builtins.so.",
-        () if stem("libcublas.so") => "libcublasLt.so.",
-        () => return,
-    };
+    let begins = |path: &Path, prefix| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
+    if !begins(library, "libnvrtc.so") {
+        return;
+    }
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(companion)) {
+        if begins(&path, "libnvrtc-builtins.so.") {
             open(&path);
         }
     }

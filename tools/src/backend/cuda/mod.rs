@@ -1,7 +1,7 @@
-//! The CUDA backend: own kernels (`kernels/`), compiled when the device is opened, and cuBLAS where it is there.
+//! The CUDA backend: own kernels (`kernels/`), compiled when the device is opened, and cublasLt where it is there.
 //!
-//! Nothing of CUDA is needed to build or to start the program: the driver, NVRTC and cuBLAS are looked for when a
-//! device is asked for. Results repeat bit for bit on one device: no kernel uses atomics.
+//! Nothing of CUDA is needed to build or to start the program: the driver, NVRTC and cublasLt are looked for when
+//! a device is asked for. Results repeat bit for bit on one device: no kernel uses atomics.
 //!
 //! A fault of the device (out of memory, a lost GPU) does not stop an operation: it is kept, everything after it
 //! does nothing, and [`Backend::check`] reports it.
@@ -115,7 +115,7 @@ impl Cuda {
         self.bf16
     }
 
-    /// Whether products go to cuBLAS.
+    /// Whether products go to cublasLt.
     pub fn has_blas(&self) -> bool {
         self.blas
     }

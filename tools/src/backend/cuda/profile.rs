@@ -19,7 +19,7 @@ pub struct Cost {
     pub operations: u64,
 }
 
-/// What one kernel, or the products of cuBLAS, took together.
+/// What one kernel, or the products of cublasLt, took together.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Share {
     /// How often it was submitted.

@@ -1,4 +1,4 @@
-// Row-major matrix products for machines without cuBLAS: tiles of 64 × 64, 4 × 4 of them a thread.
+// Row-major matrix products for machines without cublasLt: tiles of 64 × 64, 4 × 4 of them a thread.
 
 #define TILE 64
 #define DEPTH 16
