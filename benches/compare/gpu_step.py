@@ -6,10 +6,11 @@
     python benches/compare/gpu_step.py --network vqgan --batch 64
 
 Both sides train the same network in bf16 with float weights (the script stops if their parameters differ in number):
-forward, losses, backward, clipping of the gradient's norm, AdamW, moving average of the weights. PyTorch's are autocast with
+forward, losses, backward, clipping of the gradient's norm, AdamW, moving average of the weights. Ours is timed with each way
+of doing convolutions (`--convolutions`), by cuDNN where it is there. PyTorch's are autocast with
 channels last, eager; compiled; compiled with CUDA graphs; and the whole step captured by hand as one CUDA graph. Each runs in
 a process of its own, one after the other, `--repeats` times. Reported are milliseconds a step (median of the runs' medians)
-and the most memory that was allocated; then rissole's profile by kernel beside what the GPU can do.
+and the most memory that was allocated; then the profile of rissole's fastest by kernel beside what the GPU can do.
 
 `--device cpu` checks that everything runs; its times mean nothing.
 """
@@ -29,6 +30,7 @@ from torch.nn import functional as F
 
 from unet_step import BLOCK, NEIGHBOURS, POSITIONS, Denoiser, conv
 
+CONVOLUTIONS = ["direct", "patches", "cudnn"]
 VARIANTS = ["eager", "compiled", "compiled-graphs", "graph"]
 WARM_UP = 5  # steps that are not timed, compilation apart
 STEPS_TOGETHER = 10  # steps that a GPU is given before it is waited for
@@ -197,15 +199,16 @@ def measure_torch(args, variant):
     return output([sys.executable, __file__, *sys.argv[1:], "--variant", variant])
 
 
-def measure_rissole(args, profile=False):
+def measure_rissole(args, convolutions, profile=False):
+    """One way of doing convolutions; none where it fails, with its words on stderr."""
     device = "cuda:0" if args.device == "cuda" else args.device
-    command = [args.rissole, "--device", device, "--precision", "bf16", "bench-step", "--network", args.network]
+    command = [args.rissole, "--device", device, "--precision", "bf16", "--convolutions", convolutions, "bench-step"]
+    command += ["--network", args.network]
     command += ["--batch", args.batch, "--steps", args.steps, "--channels", args.channels, "--pixels", args.pixels]
     command += ["--widths", ",".join(map(str, args.widths)), "--residuals", args.residuals]
     report = output(command + ["--profile"] * profile)
-    if report is None:
-        sys.exit("rissole-train failed; built? cargo build --release -p rissole-train")
-    return {"seconds": report["seconds_per_step"], "bytes": report["device_bytes"], "parameters": report["parameters"]}
+    names = {"seconds": "seconds_per_step", "bytes": "device_bytes", "parameters": "parameters"}
+    return report and {name: report[of] for name, of in names.items()}
 
 
 def parse():
@@ -221,6 +224,7 @@ def parse():
     parser.add_argument("--pixels", type=int, default=64, help="VQ-GAN: side of a picture")
     parser.add_argument("--steps", type=int, default=50, help="steps timed in a run")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side")
+    parser.add_argument("--convolutions", type=lambda text: text.split(","), default=CONVOLUTIONS, help="rissole's ways")
     parser.add_argument("--variants", type=lambda text: text.split(","), default=VARIANTS)
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print one JSON object, words on stderr")
@@ -235,11 +239,14 @@ def main():
     words = sys.stderr if args.json else sys.stdout
     name = torch.cuda.get_device_name() if args.device == "cuda" else args.device
     print(f"{name}, PyTorch {torch.__version__}, {args.network}, batch {args.batch}, bf16", file=words)
-    runs = {side: [] for side in ["rissole", *args.variants]}
+    ways = {f"rissole {way}": way for way in args.convolutions}
+    runs = {side: [] for side in [*ways, *args.variants]}
     for _ in range(args.repeats):
         for side in runs:
-            runs[side].append(measure_rissole(args) if side == "rissole" else measure_torch(args, side))
+            runs[side].append(measure_rissole(args, ways[side]) if side in ways else measure_torch(args, side))
     runs = {side: found for side, found in runs.items() if all(found)}
+    if not any(side in ways for side in runs):
+        sys.exit("rissole-train failed; built? cargo build --release -p rissole-train")
     if len({run["parameters"] for found in runs.values() for run in found}) != 1:
         sys.exit(f"not the same network: {runs}")
     medians = {side: statistics.median(run["seconds"] for run in found) for side, found in runs.items()}
@@ -247,12 +254,13 @@ def main():
         spread = [1e3 * run["seconds"] for run in found]
         memory = f"{found[0]['bytes'] / 2**20:8.0f} MiB" if found[0]["bytes"] else ""
         print(f"  {side:16} {1e3 * medians[side]:9.3f} ms ({min(spread):.3f}…{max(spread):.3f}) {memory}", file=words)
-    best = min((side for side in medians if side != "rissole"), key=medians.get, default=None)
+    ours = min((side for side in medians if side in ways), key=medians.get)
+    best = min((side for side in medians if side not in ways), key=medians.get, default=None)
     if best:
-        ratio = medians[best] / medians["rissole"]
-        print(f"rissole does {ratio:.2f} times as many steps a second as PyTorch's best ({best})", file=words)
+        ratio = medians[best] / medians[ours]
+        print(f"{ours} does {ratio:.2f} times as many steps a second as PyTorch's best ({best})", file=words)
     if args.device == "cuda":
-        measure_rissole(args, profile=True)
+        measure_rissole(args, ways[ours], profile=True)
     if args.json:
         print(json.dumps({"medians": medians, "best": best, "torch": torch.__version__, "device": name, "runs": runs}))
 

@@ -11,4 +11,5 @@ build() { # source, name that programs ask for
 build cuda.cpp libcuda.so.1
 build nvrtc.cpp libnvrtc.so.13
 build cublaslt.cpp libcublasLt.so.13
+build cudnn.cpp libcudnn.so.9
 build nccl.cpp libnccl.so.2

@@ -62,9 +62,6 @@ pub struct BenchArgs {
     /// Steps timed, after two that are not; on a GPU tens of steps.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
-    /// On a GPU with bf16: convolutions as products over patches, not on tensor cores without them.
-    #[arg(long)]
-    patches: bool,
     /// On a GPU: then one step kernel by kernel, with what it reads, writes and computes, beside what the GPU can do.
     #[arg(long)]
     profile: bool,
@@ -75,10 +72,7 @@ pub struct BenchArgs {
 /// # Errors
 /// As [`Wanted::open`]; [`rissole::Error::Usage`] when the sizes do not go together.
 pub fn run(args: &BenchArgs, device: &Wanted) -> Result<()> {
-    let opened = match device.open()? {
-        Opened::Cuda(cuda) if args.patches => Opened::Cuda(cuda.with_patches()),
-        opened => opened,
-    };
+    let opened = device.open()?;
     let cuda = match &opened {
         Opened::Cpu(_) => None,
         Opened::Cuda(cuda) => Some(cuda),

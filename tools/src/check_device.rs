@@ -3,9 +3,9 @@
 use rissole::bundle::manifest::{NeighbourSource, Prediction, ScheduleKind};
 use rissole::{Error, LatentShape, Result};
 
-use crate::backend::choice::{Choice, Wanted};
+use crate::backend::choice::{self, Choice, Wanted};
 use crate::backend::cpu::Cpu;
-use crate::backend::cuda::Cuda;
+use crate::backend::cuda::{Convolutions, Cuda};
 use crate::backend::windows::LatentSet;
 use crate::backend::{Backend, parity};
 use crate::model::unet::UnetConfig;
@@ -40,10 +40,10 @@ pub struct CheckArgs {
 }
 
 /// Compares `device` with the CPU, operation by operation and over some steps of training, and prints a line for
-/// each.
+/// each: by the program's own plainest kernels, then as it would train.
 ///
 /// # Errors
-/// As [`Cuda::open`]; [`Error::Internal`] when anything differs.
+/// As [`Cuda::open`] and [`Cuda::with_convolutions`]; [`Error::Internal`] when anything differs.
 pub fn run(args: CheckArgs, device: &Wanted) -> Result<()> {
     let ordinal = match device.choice {
         Choice::Auto => 0,
@@ -59,17 +59,22 @@ pub fn run(args: CheckArgs, device: &Wanted) -> Result<()> {
                 println!("skipped: {why}");
                 continue;
             }
-            opened => opened?,
+            opened => opened?.with_convolutions(choice::convolutions())?,
         };
         if !bf16 {
             println!("{}", cuda.name());
         }
         println!("{activations}, own products over patches of one sample at a time, nothing recorded");
-        let own = open(bf16)?.without_blas().with_patches().with_patch_bytes(1).without_recording();
+        let own = open(bf16)?.without_blas().with_convolutions(Convolutions::Patches)?;
+        let own = own.with_patch_bytes(1).without_recording();
         good &= compare(&own, tolerance, args.steps)?;
-        let direct = if bf16 { ", convolutions on tensor cores without patches" } else { "" };
+        let convolutions = match choice::convolutions() {
+            Convolutions::Direct if bf16 => "on tensor cores without patches",
+            Convolutions::Direct | Convolutions::Patches => "over patches",
+            Convolutions::Cudnn => "by cuDNN",
+        };
         let products = if cuda.has_blas() { "cublasLt" } else { "no cublasLt" };
-        println!("{activations}, {products}{direct}, steps recorded");
+        println!("{activations}, {products}, convolutions {convolutions}, steps recorded");
         good &= compare(&cuda, tolerance, args.steps)?;
     }
     if good { Ok(()) } else { Err(Error::Internal("the GPU differs from the CPU".into())) }

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 
 use clap::{Args, Parser, Subcommand};
 use rissole::{Error, Result};
-use rissole_train::backend::choice::{Choice, Precision, Wanted};
-use rissole_train::backend::cuda::default_cache;
+use rissole_train::backend::choice::{Choice, Precision, Wanted, set_convolutions};
+use rissole_train::backend::cuda::{Convolutions, default_cache};
 use rissole_train::bench_step::{self, BenchArgs};
 use rissole_train::check_device::{self, CheckArgs};
 use rissole_train::evaluate::features::FeatureArgs;
@@ -46,6 +46,9 @@ struct Cli {
     /// Activations on a GPU; weights, statistics and sums are f32 either way. bf16 needs compute capability 8.0.
     #[arg(long, global = true, value_enum, default_value = "f32")]
     precision: Precision,
+    /// How convolutions are done on a GPU. cuDNN 9 is looked for only where it is asked for.
+    #[arg(long, global = true, value_enum, default_value = "direct")]
+    convolutions: Convolutions,
     /// Folder that compiled CUDA kernels are kept in; default $XDG_CACHE_HOME/rissole/kernels.
     #[arg(long, global = true)]
     kernel_cache: Option<PathBuf>,
@@ -146,6 +149,7 @@ fn work_here(cli: Cli) -> Result<()> {
         .num_threads(cli.threads)
         .build_global()
         .map_err(|e| Error::Internal(e.to_string()))?;
+    set_convolutions(cli.convolutions);
     let device =
         Wanted { choice: cli.device, precision: cli.precision, kernel_cache: cli.kernel_cache.or_else(default_cache) };
     match cli.command {

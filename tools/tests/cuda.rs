@@ -76,6 +76,24 @@ fn the_emulated_gpu_computes_what_the_cpu_computes_in_any_order_of_threads() {
     }
 }
 
+#[test]
+fn the_emulated_gpu_computes_it_with_each_way_of_doing_convolutions() {
+    let Some(dir) = emulator("convolutions") else { return };
+    passes(&emulated(&dir, &["--convolutions", "patches", "--steps", "0"], &[]));
+    let output = emulated(&dir, &["--convolutions", "cudnn", "--steps", "10"], &[]);
+    assert_eq!(text(&output).matches("convolutions by cuDNN").count(), 2, "{}", text(&output));
+    passes(&output);
+    // What cuDNN does is not done over patches, in a recording neither.
+    let output = bench(&dir, &["--batch", "2", "--convolutions", "cudnn", "--profile"], &[]);
+    let words = text(&output);
+    assert!(output.status.success() && words.contains("convolution (cuDNN)") && !words.contains("patches"), "{words}");
+    // And where it is not there, it is no less than an error to ask for it.
+    std::fs::remove_file(dir.join("libcudnn.so.9")).unwrap();
+    let output = bench(&dir, &["--batch", "2", "--convolutions", "cudnn"], &[]);
+    let words = text(&output);
+    assert!(output.status.code() == Some(2) && words.contains("no cuDNN: looked for libcudnn.so.9"), "{words}");
+}
+
 /// What a whole recipe trained, by stage, and what was said.
 struct Trained {
     weights: BTreeMap<String, Vec<f32>>,
@@ -141,9 +159,12 @@ fn agree(what: &str, expected: &Trained, found: &Trained, tolerance: f64) {
 fn a_recipe_trains_on_the_emulated_gpu_what_it_trains_on_the_cpu() {
     let Some(dir) = emulator("recipe") else { return };
     let expected = trained(None, &["--device", "cpu"], &[]);
-    for (precision, tolerance) in [("f32", 1e-4), ("bf16", 2e-2)] {
-        let found = trained(Some(&dir), &["--device", "cuda:0", "--precision", precision], &[]);
-        agree(precision, &expected, &found, tolerance);
+    for (precision, convolutions, tolerance) in
+        [("f32", "direct", 1e-4), ("bf16", "direct", 2e-2), ("f32", "cudnn", 1e-4)]
+    {
+        let way = ["--precision", precision, "--convolutions", convolutions];
+        let found = trained(Some(&dir), &[&["--device", "cuda:0"], &way[..]].concat(), &[]);
+        agree(&way.join(" "), &expected, &found, tolerance);
     }
     // All GPUs of the machine, each with its share of every batch.
     let found = trained(Some(&dir), &["--device", "cuda:all"], &[("RISSOLE_EMULATOR_DEVICES", "2")]);
@@ -214,10 +235,13 @@ fn compiled_kernels_are_kept() {
 }
 
 #[test]
-fn products_that_the_library_has_no_algorithm_for_are_done_without_it() {
+fn what_the_libraries_have_no_algorithm_for_is_done_without_them() {
     let Some(dir) = emulator("algorithms") else { return };
-    let output = emulated(&dir, &["--steps", "0"], &[("RISSOLE_EMULATOR_FEW_ALGORITHMS", "1")]);
-    assert_eq!(text(&output).matches("cublasLt has no").count(), 2, "{}", text(&output));
+    let few = [("RISSOLE_EMULATOR_FEW_ALGORITHMS", "1")];
+    let output = emulated(&dir, &["--convolutions", "cudnn", "--steps", "0"], &few);
+    for what in ["cublasLt has no", "cuDNN has no"] {
+        assert_eq!(text(&output).matches(what).count(), 2, "{}", text(&output));
+    }
     passes(&output);
 }
 
@@ -230,10 +254,10 @@ fn a_device_that_is_too_small_is_a_message_and_not_a_crash() {
 }
 
 /// Times a step of a small network on the emulator at `dir`.
-fn bench(dir: &Path, batch: &str, variables: &[(&str, &str)]) -> Output {
+fn bench(dir: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rissole-train"));
     command.args(["bench-step", "--device", "cuda:0", "--widths", "8,16", "--residuals", "1", "--steps", "1"]);
-    command.args(["--batch", batch, "--kernel-cache"]).arg(dir.join("kernels"));
+    command.args(arguments).arg("--kernel-cache").arg(dir.join("kernels"));
     command.env("LD_LIBRARY_PATH", dir).envs(variables.iter().copied());
     command.output().unwrap()
 }
@@ -241,10 +265,10 @@ fn bench(dir: &Path, batch: &str, variables: &[(&str, &str)]) -> Output {
 #[test]
 fn where_nothing_can_be_recorded_steps_are_submitted_as_before() {
     let Some(dir) = emulator("recording") else { return };
-    let output = bench(&dir, "2", &[("RISSOLE_EMULATOR_NO_CAPTURE", "1")]);
+    let output = bench(&dir, &["--batch", "2"], &[("RISSOLE_EMULATOR_NO_CAPTURE", "1")]);
     let text = text(&output);
     assert!(output.status.success() && text.contains("kernel by kernel"), "{text}");
-    let text = self::text(&bench(&dir, "2", &[]));
+    let text = self::text(&bench(&dir, &["--batch", "2"], &[]));
     assert!(text.contains("seconds_per_step") && !text.contains("kernel by kernel"), "{text}");
 }
 
@@ -253,7 +277,7 @@ fn the_batch_that_is_said_to_fit_does() {
     let Some(dir) = emulator("batch") else { return };
     // Beside the memory that cublasLt works in.
     let memory = ((32 + 6) << 20).to_string();
-    let step = |batch: &str| bench(&dir, batch, &[("RISSOLE_EMULATOR_MEMORY", &memory)]);
+    let step = |batch: &str| bench(&dir, &["--batch", batch], &[("RISSOLE_EMULATOR_MEMORY", &memory)]);
     let refused = step("96");
     let text = text(&refused);
     assert!(refused.status.code() == Some(2) && text.contains("a batch of 96 takes"), "{text}");

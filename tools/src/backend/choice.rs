@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use rissole::{Error, Result};
 
 use super::cpu::Cpu;
-use super::cuda::Cuda;
+use super::cuda::{Convolutions, Cuda};
 
 /// What the user asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +48,19 @@ pub enum Precision {
     Bf16,
 }
 
+/// What [`set_convolutions`] said.
+static CONVOLUTIONS: OnceLock<Convolutions> = OnceLock::new();
+
+/// Says, once for this process, how the GPUs that it opens do convolutions.
+pub fn set_convolutions(convolutions: Convolutions) {
+    CONVOLUTIONS.get_or_init(|| convolutions);
+}
+
+/// How GPUs do convolutions.
+pub fn convolutions() -> Convolutions {
+    CONVOLUTIONS.get().copied().unwrap_or_default()
+}
+
 /// A device to open, how it multiplies, and where its compiled kernels are kept.
 #[derive(Debug, Clone)]
 pub struct Wanted {
@@ -82,10 +96,15 @@ impl Choice {
     /// is one.
     ///
     /// # Errors
-    /// As [`Cuda::open`], where a GPU was asked for by number.
+    /// As [`Cuda::open`], where a GPU was asked for by number, and [`Cuda::with_convolutions`]; [`Error::Usage`] where cuDNN
+    /// is asked for without a GPU.
     pub fn open(self, bf16: bool, cache: Option<&Path>) -> Result<Opened> {
+        let cpu = || match convolutions() {
+            Convolutions::Cudnn => Err(Error::Usage("--convolutions cudnn is for a GPU; give --device cuda:N".into())),
+            Convolutions::Direct | Convolutions::Patches => Ok(Opened::Cpu(Cpu::default())),
+        };
         let cuda = match self {
-            Self::Cpu => return Ok(Opened::Cpu(Cpu::default())),
+            Self::Cpu => return cpu(),
             Self::Auto => Cuda::open(0, bf16, cache),
             Self::Cuda(ordinal) => Cuda::open(ordinal, bf16, cache),
             Self::AllCuda => return Err(Error::Usage("--device cuda:all is for run and stage".into())),
@@ -93,12 +112,12 @@ impl Choice {
         match cuda {
             Ok(cuda) => {
                 log::info!("on {}", cuda.name());
-                Ok(Opened::Cuda(cuda))
+                Ok(Opened::Cuda(cuda.with_convolutions(convolutions())?))
             }
             // A GPU that is there and cannot be used is for the user to mend or to do without.
             Err(Error::Usage(why)) if self == Self::Auto => {
                 log::info!("on the CPU: {why}");
-                Ok(Opened::Cpu(Cpu::default()))
+                cpu()
             }
             Err(e) => Err(e),
         }

@@ -1,7 +1,7 @@
 //! What the operations of a backend are told beside their arrays: shapes and settings.
 
 /// How a window moves over the pixels of a map: the kernel of a convolution, or a pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Window {
     /// Its rows and columns.
     pub sides: [usize; 2],
@@ -46,7 +46,7 @@ impl Window {
 }
 
 /// Geometry of a convolution over NHWC arrays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Conv {
     /// Samples.
     pub batch: usize,

@@ -1,12 +1,27 @@
 //! Convolution as a product over patches, made for as many samples at a time as a fixed amount of memory holds; where
-//! there are tensor cores for it, without: see `direct.rs`.
+//! there are tensor cores for it, without (`direct.rs`); by cuDNN where that is asked for (`cudnn.rs`).
 
 use std::rc::Rc;
 
 use super::super::{Conv, Window};
+use super::cudnn::{Cudnn, Plan, Task};
+use super::direct::cost;
 use super::gemm::{Array, Form, Product};
 use super::memory::{Buffer, Extent, Place};
+use super::profile::Cost;
 use super::{Cuda, Operand, arguments};
+
+/// How convolutions are done on a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Convolutions {
+    /// By own kernels: in bf16, with channels in multiples of 8, on tensor cores without patches in memory.
+    #[default]
+    Direct,
+    /// As matrix products over patches in memory.
+    Patches,
+    /// By cuDNN where it can, else as direct. In bf16 it rounds the gradients of weights to that once a step.
+    Cudnn,
+}
 
 /// Some of the samples, and where their rows start.
 struct Chunk {
@@ -29,6 +44,12 @@ pub(super) fn is_linear(g: &Conv) -> bool {
     g.window == Window::centred(1, 1)
 }
 
+/// Whether cuDNN can be told of it: it sees as many zeros below a map as above, and to its right as to its left.
+fn is_even(g: &Conv) -> bool {
+    let even = Window { after: g.window.before, ..g.window };
+    even.places(g.height, g.width) == g.window.places(g.height, g.width)
+}
+
 /// The samples in chunks of at most `elements` of patches, but at least one sample.
 fn chunks(g: &Conv, elements: usize) -> impl Iterator<Item = Chunk> + use<> {
     let (h, w) = g.out_size();
@@ -49,10 +70,15 @@ fn chunks(g: &Conv, elements: usize) -> impl Iterator<Item = Chunk> + use<> {
 impl Cuda {
     pub(super) fn conv_forward(&self, g: &Conv, x: &Buffer, weight: &Buffer, bias: &Buffer, out: &mut Buffer) {
         let narrow = self.narrow_weight(weight);
-        if let Some(weight) = narrow.as_ref().filter(|_| self.is_direct(g)) {
+        let weight = narrow.as_deref().unwrap_or(weight);
+        if let Some((cudnn, plan)) = self.cudnn_plan(g, Task::Output) {
+            self.convolve(g, cudnn, &plan, [x, &self.filters(g, weight)], out);
+            return self.each("add_bias", out.len(), &arguments![g.outputs, bias, out]);
+        }
+        if self.is_direct(g) {
             return self.direct_forward(g, x, weight, bias, out);
         }
-        let weight = Array { buffer: narrow.as_deref().unwrap_or(weight), start: 0 };
+        let weight = Array { buffer: weight, start: 0 };
         for chunk in chunks(g, self.patch_elements) {
             let product = Product { form: Form::Plain, rows: chunk.rows, columns: g.outputs, depth: depth(g) };
             let patches = self.patches(g, &chunk, x);
@@ -63,10 +89,14 @@ impl Cuda {
 
     pub(super) fn conv_backward_input(&self, g: &Conv, weight: &Buffer, grad: &Buffer, out: &mut Buffer) {
         let narrow = self.narrow_weight(weight);
-        if let Some(weight) = narrow.as_ref().filter(|_| self.is_direct(g)) {
+        let weight = narrow.as_deref().unwrap_or(weight);
+        if let Some((cudnn, plan)) = self.cudnn_plan(g, Task::InputGradient) {
+            return self.convolve(g, cudnn, &plan, [&self.filters(g, weight), grad], out);
+        }
+        if self.is_direct(g) {
             return self.direct_backward_input(g, weight, grad, out);
         }
-        let weight = Array { buffer: narrow.as_deref().unwrap_or(weight), start: 0 };
+        let weight = Array { buffer: weight, start: 0 };
         for chunk in chunks(g, self.patch_elements) {
             let product =
                 Product { form: Form::TransposedRight, rows: chunk.rows, columns: depth(g), depth: g.outputs };
@@ -90,9 +120,14 @@ impl Cuda {
         weight: &mut Buffer,
         bias: &mut Buffer,
     ) {
+        self.add_column_sums(grad, bias);
+        if let Some((cudnn, plan)) = self.cudnn_plan(g, Task::FilterGradient) {
+            let filters = self.activations(weight.len());
+            self.convolve(g, cudnn, &plan, [x, grad], &filters);
+            return self.each("add_transposed", weight.len(), &arguments![g.outputs, depth(g), filters, weight]);
+        }
         if self.is_direct(g) {
-            self.direct_backward_weight(g, x, grad, weight);
-            return self.add_column_sums(grad, bias);
+            return self.direct_backward_weight(g, x, grad, weight);
         }
         for chunk in chunks(g, self.patch_elements) {
             let product = Product { form: Form::TransposedLeft, rows: depth(g), columns: g.outputs, depth: chunk.rows };
@@ -100,7 +135,37 @@ impl Cuda {
             let grad = Array { buffer: grad, start: chunk.output };
             self.multiply(&product, operand(&patches, x, &chunk), grad, Array { buffer: weight, start: 0 });
         }
-        self.add_column_sums(grad, bias);
+    }
+
+    /// cuDNN's way of doing a task, where it is to do it and can. What is a product as it stands remains one.
+    fn cudnn_plan(&self, g: &Conv, task: Task) -> Option<(&Cudnn, Rc<Plan>)> {
+        let cudnn = self.cudnn.as_deref().filter(|_| g.batch > 0 && !is_linear(g) && is_even(g))?;
+        let mut plan = None;
+        self.run(|device| {
+            device.bind()?;
+            plan = cudnn.plan(g, task, self.bf16)?;
+            Ok(())
+        });
+        Some((cudnn, plan?))
+    }
+
+    fn convolve(&self, g: &Conv, cudnn: &Cudnn, plan: &Plan, from: [&Buffer; 2], to: &Buffer) {
+        // In few sizes, so that convolutions one after the other share it.
+        let workspace = self.scratch(plan.workspace.div_ceil(size_of::<f32>()).next_power_of_two());
+        let [a, b] = from;
+        let cost = Cost { bytes: (a.bytes() + b.bytes() + to.bytes()) as u64, ..cost(g) };
+        self.run(|device| {
+            device.timed("convolution (cuDNN)", cost, || {
+                cudnn.convolve(plan, [a.at(0), b.at(0)], to.at(0), workspace.at(0))
+            })
+        });
+    }
+
+    /// Weights as cuDNN takes them.
+    fn filters(&self, g: &Conv, weight: &Buffer) -> Buffer {
+        let filters = self.activations(weight.len());
+        self.each("transpose", weight.len(), &arguments![depth(g), g.outputs, weight, filters]);
+        filters
     }
 
     /// The patches of a chunk; `None` where the input is that itself.

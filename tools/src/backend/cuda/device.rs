@@ -18,6 +18,7 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::{CudaContext, CudaStream, sys};
 use rissole::{Error, Result};
 
+use super::cudnn::Cudnn;
 use super::nccl::Nccl;
 use super::profile::{Cost, Profile, Profiler};
 use super::program::{self, Parameter};
@@ -143,6 +144,15 @@ impl Device {
     /// Matrix products by cublasLt, where it was found.
     pub fn blas(&self) -> Option<&Blas> {
         self.blas.as_ref()
+    }
+
+    /// Convolutions by cuDNN.
+    ///
+    /// # Errors
+    /// As [`Cudnn::open`].
+    pub fn open_cudnn(&self) -> Result<Cudnn> {
+        self.bind()?;
+        Cudnn::open(&self.stream)
     }
 
     /// Joins the GPUs of the processes of `group`.

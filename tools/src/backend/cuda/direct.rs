@@ -1,7 +1,7 @@
 //! Convolution on tensor cores without patches in memory, in bf16.
 
 use super::super::{Conv, Window};
-use super::conv::{depth, is_linear};
+use super::conv::{Convolutions, depth, is_linear};
 use super::memory::Buffer;
 use super::profile::Cost;
 use super::{Cuda, arguments};
@@ -19,7 +19,7 @@ impl Cuda {
     /// Whether a convolution is done without patches.
     pub(super) fn is_direct(&self, g: &Conv) -> bool {
         let by_eight = g.inputs.is_multiple_of(CHANNELS) && g.outputs.is_multiple_of(CHANNELS);
-        self.bf16 && self.direct && by_eight && !is_linear(g)
+        self.bf16 && self.convolutions != Convolutions::Patches && by_eight && !is_linear(g)
     }
 
     pub(super) fn direct_forward(&self, g: &Conv, x: &Buffer, weight: &Buffer, bias: &Buffer, out: &Buffer) {
@@ -62,6 +62,7 @@ fn pixels(g: &Conv) -> usize {
     g.batch * h * w
 }
 
-fn cost(g: &Conv) -> Cost {
+/// Operations.
+pub(super) fn cost(g: &Conv) -> Cost {
     Cost { bytes: 0, operations: 2 * (pixels(g) * depth(g) * g.outputs) as u64 }
 }

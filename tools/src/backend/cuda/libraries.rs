@@ -1,4 +1,4 @@
-//! Finding NVIDIA's libraries on this machine, at run time: the driver, NVRTC, cublasLt, NCCL.
+//! Finding NVIDIA's libraries on this machine, at run time: the driver, NVRTC, cublasLt, cuDNN, NCCL.
 //!
 //! A library found here stays loaded, and the loader gives the same one to whoever asks for it by name later;
 //! that is how `cudarc` gets the ones that lie outside the loader's path. `unsafe` is allowed here because
@@ -15,7 +15,8 @@ pub const DRIVER: &[&str] = &["libcuda.so.1", "libcuda.so"];
 pub const NVRTC: &[&str] = &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
 /// Matrix products.
 pub const CUBLAS_LT: &[&str] = &["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"];
-
+/// Convolutions.
+pub const CUDNN: &[&str] = &["libcudnn.so.9", "libcudnn.so"];
 /// Sums over the GPUs of several processes.
 pub const NCCL: &[&str] = &["libnccl.so.2", "libnccl.so"];
 

@@ -1,7 +1,7 @@
 //! The CUDA backend: own kernels (`kernels/`), compiled when the device is opened, and cublasLt where it is there.
 //!
 //! Nothing of CUDA is needed to build or to start the program: the driver, NVRTC and cublasLt are looked for when
-//! a device is asked for. Results repeat bit for bit on one device: no kernel uses atomics.
+//! a device is asked for, cuDNN when convolutions by it are. Results repeat bit for bit on one device: no kernel uses atomics.
 //!
 //! A fault of the device (out of memory, a lost GPU) does not stop an operation: it is kept, everything after it
 //! does nothing, and [`Backend::check`] reports it.
@@ -9,6 +9,7 @@
 mod attention;
 mod blas;
 mod conv;
+mod cudnn;
 mod demand;
 mod device;
 mod direct;
@@ -36,6 +37,7 @@ use rissole::{Error, Result};
 
 use super::Backend;
 
+pub use conv::Convolutions;
 pub use device::count;
 use device::{Argument, Device};
 use gemm::{Array, Form, Product};
@@ -64,8 +66,9 @@ pub struct Cuda {
     blas: bool,
     bf16: bool,
     patch_elements: usize,
-    /// Whether convolutions in bf16 may do without patches.
-    direct: bool,
+    convolutions: Convolutions,
+    /// Where convolutions are to be cuDNN's.
+    cudnn: Option<Box<cudnn::Cudnn>>,
     /// Whether work that is repeated is recorded.
     records: bool,
     /// How often recorded work was done.
@@ -93,7 +96,8 @@ impl Cuda {
             blas: device.blas().is_some(),
             bf16,
             patch_elements: PATCH_ELEMENTS,
-            direct: true,
+            convolutions: Convolutions::default(),
+            cudnn: None,
             records: true,
             replays: Cell::new(0),
             tables: RefCell::default(),
@@ -131,9 +135,14 @@ impl Cuda {
         Self { patch_elements: bytes / size_of::<f32>(), ..self }
     }
 
-    /// The same device with all convolutions as products over patches.
-    pub fn with_patches(self) -> Self {
-        Self { direct: false, ..self }
+    /// The same device with convolutions done like this.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where they are to be cuDNN's: no such library, with where it was looked for, one that is too old, or
+    /// one that does not start.
+    pub fn with_convolutions(self, convolutions: Convolutions) -> Result<Self> {
+        let wanted = (convolutions == Convolutions::Cudnn).then(|| self.device.open_cudnn());
+        Ok(Self { convolutions, cudnn: wanted.transpose()?.map(Box::new), ..self })
     }
 
     /// The same device, asked for every operation anew.

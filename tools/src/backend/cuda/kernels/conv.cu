@@ -99,6 +99,17 @@ extern "C" __global__ void to_floats(unsigned n, const act* x, float* out) {
     FOR_EACH(i, n) out[i] = load(x + i);
 }
 
+// The transpose of x, of rows × columns; n counts elements. It makes cuDNN's filters [outputs, taps, inputs] of weights
+// [taps, inputs, outputs].
+extern "C" __global__ void transpose(unsigned n, unsigned rows, unsigned columns, const act* x, act* out) {
+    FOR_EACH(i, n) out[i] = x[i % rows * columns + i / rows];
+}
+
+// Adds the transpose of x, of rows × columns; n counts elements.
+extern "C" __global__ void add_transposed(unsigned n, unsigned rows, unsigned columns, const act* x, float* out) {
+    FOR_EACH(i, n) out[i] += load(x + i % rows * columns + i / rows);
+}
+
 // out[row, :] += bias; n counts elements.
 extern "C" __global__ void add_bias(unsigned n, unsigned columns, const float* bias, act* out) {
     FOR_EACH(i, n) store(out + i, load(out + i) + bias[i % columns]);
