@@ -217,7 +217,7 @@ static inline unsigned __ballot_sync(unsigned mask, int predicate) {
 }
 static inline int __ffs(int bits) { return __builtin_ffs(bits); }
 
-// The product of a warp on tensor cores, by the fragments that PTX's documentation draws: see `direct.cu`.
+// The product of a warp on tensor cores, by the fragments that PTX's documentation draws: see `tensor.cu`.
 #define EMULATED_MMA
 static inline void mma(float* d, const unsigned* a, const unsigned* b) {
     using namespace emulator;

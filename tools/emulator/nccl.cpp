@@ -31,6 +31,7 @@ struct Table {
 struct Communicator {
     Table* table;
     int size, rank;
+    bool given_up;  // whether work that waits for others ends
 };
 
 static int depth;  // of groups
@@ -43,7 +44,7 @@ static void meet(const Communicator& c) {
         c.table->round++;
         return;
     }
-    for (int tries = 0; c.table->round == mine; tries++) {
+    for (int tries = 0; c.table->round == mine && !c.given_up; tries++) {
         if (tries > 600000) {
             fprintf(stderr, "NCCL emulator: the other processes do not come\n");
             abort();
@@ -81,11 +82,22 @@ int ncclCommInitRank(Communicator** to, int size, UniqueId id, int rank) {
     void* memory = mmap(nullptr, sizeof(Table), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     close(file);
     if (memory == MAP_FAILED) return SYSTEM_ERROR;
-    *to = new Communicator{(Table*)memory, size, rank};
+    *to = new Communicator{(Table*)memory, size, rank, false};
     meet(**to);
     if (rank == 0) shm_unlink(id.internal);  // all have it
     return SUCCESS;
 }
+
+// All do so: who has left others that still wait for it would hang them.
+int ncclCommDestroy(Communicator* c) {
+    meet(*c);
+    munmap(c->table, sizeof(Table));
+    delete c;
+    return SUCCESS;
+}
+
+// Work that was submitted may still name it, so it stays.
+int ncclCommAbort(Communicator* c) { return c->given_up = true, SUCCESS; }
 
 int ncclGroupStart() { return depth++, SUCCESS; }
 int ncclGroupEnd() { return --depth < 0 ? INVALID_USAGE : SUCCESS; }

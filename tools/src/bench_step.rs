@@ -59,7 +59,7 @@ pub struct BenchArgs {
     /// VQ-GAN: channels of the discriminator's first layer; 0: none.
     #[arg(long, default_value_t = 0)]
     discriminator: usize,
-    /// Steps timed, after two that are not; on a GPU tens of steps.
+    /// Steps timed, after two that are not; on a GPU rounded up to tens, each timed together.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
     /// On a GPU: then one step kernel by kernel, with what it reads, writes and computes, beside what the GPU can do.

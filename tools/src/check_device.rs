@@ -3,7 +3,7 @@
 use rissole::bundle::manifest::{NeighbourSource, Prediction, ScheduleKind};
 use rissole::{Error, LatentShape, Result};
 
-use crate::backend::choice::{self, Choice, Wanted};
+use crate::backend::choice::{Choice, Wanted};
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::{Convolutions, Cuda};
 use crate::backend::windows::LatentSet;
@@ -13,6 +13,7 @@ use crate::random::Random;
 use crate::train::Trainer;
 use crate::train::denoiser::{DenoiserTrainer, DenoiserTraining};
 use crate::train::latents::Sampler;
+use crate::train::measures::KEPT;
 use crate::train::optimizer::OptimizerConfig;
 
 /// How far a device may be from the CPU.
@@ -59,7 +60,7 @@ pub fn run(args: CheckArgs, device: &Wanted) -> Result<()> {
                 println!("skipped: {why}");
                 continue;
             }
-            opened => opened?.with_convolutions(choice::convolutions())?,
+            opened => opened?.with_convolutions(device.convolutions)?,
         };
         if !bf16 {
             println!("{}", cuda.name());
@@ -68,7 +69,7 @@ pub fn run(args: CheckArgs, device: &Wanted) -> Result<()> {
         let own = open(bf16)?.without_blas().with_convolutions(Convolutions::Patches)?;
         let own = own.with_patch_bytes(1).without_recording();
         good &= compare(&own, tolerance, args.steps)?;
-        let convolutions = match choice::convolutions() {
+        let convolutions = match device.convolutions {
             Convolutions::Direct if bf16 => "on tensor cores without patches",
             Convolutions::Direct | Convolutions::Patches => "over patches",
             Convolutions::Cudnn => "by cuDNN",
@@ -163,10 +164,12 @@ fn train<B: Backend>(backend: &B, steps: usize, requests: impl Fn() -> u64) -> R
     let sampler = Sampler::new(&set, config.batch_settings(&alphas));
     let mut trainer = DenoiserTrainer::new(backend, &config, latent, 1)?.on(set, config.windows());
     let (mut losses, mut asked) = (Vec::new(), Vec::new());
-    for _ in 0..steps {
+    for step in 1..=steps {
         trainer.train(&sampler.draw(config.batch, &mut random))?;
-        losses.extend(trainer.measured()?.concat());
         asked.push(requests());
+        if step.is_multiple_of(KEPT) || step == steps {
+            losses.extend(trainer.measured()?.concat());
+        }
     }
     let tensors = trainer.checkpoint()?.tensors;
     let weights = tensors.into_iter().filter(|(name, _)| name.ends_with("/value")).flat_map(|(_, v)| v).collect();

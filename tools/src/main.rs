@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use clap::{Args, Parser, Subcommand};
 use rissole::{Error, Result};
-use rissole_train::backend::choice::{Choice, Precision, Wanted, set_convolutions};
+use rissole_train::backend::choice::{Choice, Precision, Wanted};
 use rissole_train::backend::cuda::{Convolutions, default_cache};
 use rissole_train::bench_step::{self, BenchArgs};
 use rissole_train::check_device::{self, CheckArgs};
@@ -149,13 +149,16 @@ fn work_here(cli: Cli) -> Result<()> {
         .num_threads(cli.threads)
         .build_global()
         .map_err(|e| Error::Internal(e.to_string()))?;
-    set_convolutions(cli.convolutions);
-    let device =
-        Wanted { choice: cli.device, precision: cli.precision, kernel_cache: cli.kernel_cache.or_else(default_cache) };
+    let device = Wanted {
+        choice: cli.device,
+        precision: cli.precision,
+        convolutions: cli.convolutions,
+        kernel_cache: cli.kernel_cache.or_else(default_cache),
+    };
     match cli.command {
         Command::Run(args) => {
             let run = args.open()?.on(device).within(Group::from_env()?);
-            Stage::ALL.into_iter().try_for_each(|stage| run.stage(stage))?;
+            run.all()?;
             log::info!("done: {}", run.bundle_dir().display());
             Ok(())
         }

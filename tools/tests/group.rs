@@ -58,3 +58,16 @@ fn two_processes_train_what_one_trains() {
         assert!(apart > 0.0 && apart < 1e-4 * norm, "{stage}: {apart} of {norm}");
     }
 }
+
+#[test]
+fn a_batch_that_cannot_be_shared_is_refused_before_anything_is_done() {
+    let dir = workshop();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let processes: Vec<Child> = (0..3).map(|rank| start(dir.path(), rank, 3, port)).collect();
+    for process in processes {
+        let done = process.wait_with_output().unwrap();
+        let words = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.code() == Some(2) && words.contains("[vqgan]: a batch of 2"), "{words}");
+    }
+    assert!(!dir.path().join("runs/tiny/dataset.bin").exists());
+}

@@ -1,8 +1,7 @@
 //! Which device trains.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::OnceLock;
 
 use rissole::{Error, Result};
 
@@ -48,38 +47,17 @@ pub enum Precision {
     Bf16,
 }
 
-/// What [`set_convolutions`] said.
-static CONVOLUTIONS: OnceLock<Convolutions> = OnceLock::new();
-
-/// Says, once for this process, how the GPUs that it opens do convolutions.
-pub fn set_convolutions(convolutions: Convolutions) {
-    CONVOLUTIONS.get_or_init(|| convolutions);
-}
-
-/// How GPUs do convolutions.
-pub fn convolutions() -> Convolutions {
-    CONVOLUTIONS.get().copied().unwrap_or_default()
-}
-
-/// A device to open, how it multiplies, and where its compiled kernels are kept.
+/// A device to open, how it computes, and where its compiled kernels are kept.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     /// The device.
     pub choice: Choice,
     /// What activations are; the CPU takes 32-bit floats only.
     pub precision: Precision,
+    /// How a GPU does convolutions.
+    pub convolutions: Convolutions,
     /// Folder of compiled kernels.
     pub kernel_cache: Option<PathBuf>,
-}
-
-impl Wanted {
-    /// Opens it.
-    ///
-    /// # Errors
-    /// As [`Choice::open`].
-    pub fn open(&self) -> Result<Opened> {
-        self.choice.open(self.precision == Precision::Bf16, self.kernel_cache.as_deref())
-    }
 }
 
 /// An open device.
@@ -91,31 +69,35 @@ pub enum Opened {
     Cuda(Cuda),
 }
 
-impl Choice {
-    /// Opens the device, a GPU with activations in bf16 or else as floats. Compiled kernels are kept in `cache`, where there
-    /// is one.
+impl Wanted {
+    /// The CPU.
+    pub fn cpu() -> Self {
+        let (precision, convolutions) = (Precision::F32, Convolutions::default());
+        Self { choice: Choice::Cpu, precision, convolutions, kernel_cache: None }
+    }
+
+    /// Opens it.
     ///
     /// # Errors
-    /// As [`Cuda::open`], where a GPU was asked for by number, and [`Cuda::with_convolutions`]; [`Error::Usage`] where cuDNN
-    /// is asked for without a GPU.
-    pub fn open(self, bf16: bool, cache: Option<&Path>) -> Result<Opened> {
-        let cpu = || match convolutions() {
+    /// As [`Cuda::open`], where a GPU was asked for by number, and [`Cuda::with_convolutions`]; [`Error::Usage`] where cuDNN is asked for without a GPU.
+    pub fn open(&self) -> Result<Opened> {
+        let cpu = || match self.convolutions {
             Convolutions::Cudnn => Err(Error::Usage("--convolutions cudnn is for a GPU; give --device cuda:N".into())),
             Convolutions::Direct | Convolutions::Patches => Ok(Opened::Cpu(Cpu::default())),
         };
-        let cuda = match self {
-            Self::Cpu => return cpu(),
-            Self::Auto => Cuda::open(0, bf16, cache),
-            Self::Cuda(ordinal) => Cuda::open(ordinal, bf16, cache),
-            Self::AllCuda => return Err(Error::Usage("--device cuda:all is for run and stage".into())),
+        let ordinal = match self.choice {
+            Choice::Cpu => return cpu(),
+            Choice::Auto => 0,
+            Choice::Cuda(ordinal) => ordinal,
+            Choice::AllCuda => return Err(Error::Usage("--device cuda:all is for run and stage".into())),
         };
-        match cuda {
+        match Cuda::open(ordinal, self.precision == Precision::Bf16, self.kernel_cache.as_deref()) {
             Ok(cuda) => {
                 log::info!("on {}", cuda.name());
-                Ok(Opened::Cuda(cuda.with_convolutions(convolutions())?))
+                Ok(Opened::Cuda(cuda.with_convolutions(self.convolutions)?))
             }
             // A GPU that is there and cannot be used is for the user to mend or to do without.
-            Err(Error::Usage(why)) if self == Self::Auto => {
+            Err(Error::Usage(why)) if self.choice == Choice::Auto => {
                 log::info!("on the CPU: {why}");
                 cpu()
             }

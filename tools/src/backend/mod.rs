@@ -234,15 +234,8 @@ pub trait Backend {
         step: &mut BookStep<Self::Buffer>,
     );
     /// Moves the entries of `book` toward what `times` steps give it of which `step` is the mean, with moving averages of
-    /// `decay`, and entries that are [`DEAD`] onto the rows of the step, `times` as large. `revived[0]` is how many are.
-    fn move_book(
-        &self,
-        decay: f32,
-        times: usize,
-        step: &BookStep<Self::Buffer>,
-        book: &mut Book<Self::Buffer>,
-        revived: &mut Self::Buffer,
-    );
+    /// `decay`, and entries that are [`DEAD`] onto the rows of the step, `times` as large.
+    fn move_book(&self, decay: f32, times: usize, step: &BookStep<Self::Buffer>, book: &mut Book<Self::Buffer>);
 
     /// `errors` = mean absolute and mean squared error of `fake` (activations) against `real` (floats); `grad` gets the
     /// gradient of all errors, weighted, at `fake`.
@@ -286,7 +279,7 @@ pub trait Backend {
     fn codes(&self, set: CodeSet) -> Self::Codes;
     /// Cuts out parts of `size` (rows, columns of cells), as `cuts` ([`pictures::Cut::words`]) tells: `out` gets the entries
     /// that the codes name, floats.
-    fn look_up(&self, codes: &Self::Codes, size: [usize; 2], cuts: &Self::Buffer, out: &mut Self::Buffer);
+    fn cut_latents(&self, codes: &Self::Codes, size: [usize; 2], cuts: &Self::Buffer, out: &mut Self::Buffer);
 
     /// Brings a set of latents to the device.
     fn latents(&self, set: LatentSet, settings: WindowSettings) -> Self::Latents;
@@ -305,6 +298,13 @@ pub trait Backend {
     /// [`rissole::Error::Usage`] when they do not come together.
     fn join(&self, _group: &Group) -> rissole::Result<()> {
         Err(rissole::Error::Internal("this device joins no others".into()))
+    }
+    /// Parts them again, when nothing is recorded any more and all of them do.
+    ///
+    /// # Errors
+    /// [`rissole::Error::Usage`] when that fails.
+    fn part(&self) -> rissole::Result<()> {
+        Ok(())
     }
     /// Replaces each array, of floats, by its mean over the devices that were joined.
     fn average(&self, _arrays: &mut [&mut Self::Buffer]) {

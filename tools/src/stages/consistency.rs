@@ -43,11 +43,12 @@ impl Run {
         let schedule = Schedule::new(denoiser.schedule, denoiser.timesteps)?;
         // What counts is the data that is reached from the noisiest timesteps, which min-SNR weighs least.
         let settings = BatchSettings { min_snr: None, ..denoiser.batch_settings(schedule.alphas_cumprod()) };
-        let sampler = Sampler::new(&set, settings).drawing(self.group.share(config.batch)?);
+        let sampler = Sampler::new(&set, settings).drawing(self.share(Stage::Consistency)?);
         let together = Together::within(backend, &self.group)?;
         let trainer = self.consistency_trainer(backend, config)?.with(together).on(set, denoiser.windows());
         let training = OnPairs { trainer, sampler, config };
-        self.train(Stage::Consistency, training, config.steps)
+        self.train(Stage::Consistency, training, config.steps)?;
+        together.leave(backend)
     }
 
     fn consistency_trainer<'a, B: Backend>(

@@ -14,7 +14,7 @@ pub struct Curve {
 }
 
 impl Curve {
-    /// Opens the curve at `path` with `header`, dropping rows after `step`.
+    /// Opens the curve at `path` with `header`, dropping rows after `step`, and all of another header.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -25,7 +25,9 @@ impl Curve {
             Err(e) => return Err(Error::io(path, e)),
         };
         let mut kept = format!("{header}\n");
-        for line in old.lines().skip(1) {
+        let mut lines = old.lines();
+        let rows = if lines.next() == Some(header) { lines } else { "".lines() };
+        for line in rows {
             let known = line.split(',').next().and_then(|s| s.parse::<u64>().ok()).is_some_and(|s| s <= step);
             if known {
                 kept.push_str(line);

@@ -93,7 +93,7 @@ impl Run {
         }
         let (latent, codebook) = (grid.latent(), database.codebook().to_vec());
         let set = CodeSet { height: latent.height, width: latent.width, channels: latent.channels, codebook, codes };
-        let (share, latents) = (self.group.share(config.batch)?, set.count());
+        let (share, latents) = (self.share(Stage::Decoder)?, set.count());
         let together = Together::within(backend, &self.group)?;
         let trainer = self.decoder_trainer(backend, &self.vqgan(backend)?)?.with(together);
         let training = OnLatents {
@@ -106,7 +106,8 @@ impl Run {
             batch: config.batch,
             share,
         };
-        self.train(Stage::Decoder, training, config.steps)
+        self.train(Stage::Decoder, training, config.steps)?;
+        together.leave(backend)
     }
 
     fn decoder_trainer<'a, B: Backend>(&self, backend: &'a B, vqgan: &Vqgan<B>) -> Result<DecoderTrainer<'a, B>> {

@@ -45,12 +45,13 @@ impl Run {
         let set = self.latent_set()?;
         let schedule = Schedule::new(config.schedule, config.timesteps)?;
         let sampler = Sampler::new(&set, config.batch_settings(schedule.alphas_cumprod()));
-        let sampler = sampler.drawing(self.group.share(config.batch)?);
+        let sampler = sampler.drawing(self.share(Stage::Denoiser)?);
         let together = Together::within(backend, &self.group)?;
         let mut trainer = self.denoiser_trainer(backend)?.with(together).on(set, config.windows());
         trainer.resume(&self.product(Stage::Denoiser))?;
         let training = OnBlocks { trainer, sampler, batch: config.batch };
-        self.train(Stage::Denoiser, training, config.steps)
+        self.train(Stage::Denoiser, training, config.steps)?;
+        together.leave(backend)
     }
 
     /// The trained conditioner and denoiser.

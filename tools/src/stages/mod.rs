@@ -13,6 +13,7 @@ mod training;
 mod vqgan;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,7 +21,7 @@ pub use database::{MAX_SHARDS, Shard};
 use rissole::network::Window;
 use rissole::{Error, Result};
 
-use crate::backend::choice::{Choice, Precision, Wanted};
+use crate::backend::choice::Wanted;
 use crate::backend::pictures::PictureSet;
 use crate::data::{self, Dataset, Split};
 use crate::evaluate::features::FeatureArgs;
@@ -109,8 +110,7 @@ impl Run {
         let dir = recipe.run_dir(runs);
         std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;
         let bundle_dir = bundle_dir.unwrap_or_else(|| dir.join("bundle"));
-        let device = Wanted { choice: Choice::Cpu, precision: Precision::F32, kernel_cache: None };
-        Ok(Self { recipe, dir, bundle_dir, features, device, group: Group::alone() })
+        Ok(Self { recipe, dir, bundle_dir, features, device: Wanted::cpu(), group: Group::alone() })
     }
 
     /// The same run, training and encoding on `device` instead of the CPU.
@@ -129,6 +129,41 @@ impl Run {
         &self.bundle_dir
     }
 
+    /// Does all stages that are not done.
+    ///
+    /// # Errors
+    /// As [`Self::stage`]; [`Error::Usage`] before anything is done when a batch cannot be shared equally by the processes.
+    pub fn all(&self) -> Result<()> {
+        for stage in self.training_stages() {
+            if !self.is_done(stage)? {
+                self.share(stage)?;
+            }
+        }
+        Stage::ALL.into_iter().try_for_each(|stage| self.stage(stage))
+    }
+
+    /// The part of a batch of `stage` that is this process's.
+    fn share(&self, stage: Stage) -> Result<Range<usize>> {
+        let recipe = &self.recipe;
+        let batch = match stage {
+            Stage::Denoiser => recipe.denoiser.batch,
+            Stage::Consistency => recipe.consistency.as_ref().map_or(0, |config| config.batch),
+            Stage::Decoder => recipe.decoder.as_ref().map_or(0, |config| config.batch),
+            _ => recipe.vqgan.batch,
+        };
+        let name = stage.name();
+        self.group.share(batch).map_err(|e| {
+            Error::Usage(format!("[{name}]: {e}; one can do the stage before the others: rissole-train stage {name}"))
+        })
+    }
+
+    /// Whether `stage` was done with these settings, as this process sees it.
+    fn is_done(&self, stage: Stage) -> Result<bool> {
+        let settings = self.settings(stage)?;
+        let before = self.done()?.get(stage.name()).is_some_and(|before| before.starts_with(&settings));
+        Ok(before && self.product(stage).exists())
+    }
+
     /// Does `stage` unless it is done.
     ///
     /// # Errors
@@ -139,9 +174,8 @@ impl Run {
         }
         let name = stage.name();
         let settings = self.settings(stage)?;
-        let before = self.done()?.get(name).is_some_and(|before| before.starts_with(&settings));
         // As the leader sees it, who may be done before another looks.
-        if self.group.any(self.group.leads() && before && self.product(stage).exists())? {
+        if self.group.any(self.group.leads() && self.is_done(stage)?)? {
             log::info!("{name}: done before");
             return Ok(());
         }

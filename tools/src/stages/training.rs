@@ -6,12 +6,12 @@ use rissole::{Error, Result};
 
 use super::curve::Curve;
 use super::{Run, Stage, interrupted, progress};
-use crate::group::Group;
 use crate::train::Trainer;
 use crate::train::checkpoint::Checkpoint;
 use crate::train::measures::KEPT;
 
-/// Steps between two rows of the curve; only then, and before a checkpoint, is the device waited for.
+/// Steps between two rows of the curve. Only then, and before a checkpoint, is a device waited for, unless gradients go
+/// over TCP.
 const REPORT_EVERY: u64 = 50;
 const _: () = assert!(REPORT_EVERY <= KEPT as u64);
 /// Steps after which processes that train together ask each other whether one was interrupted.
@@ -40,9 +40,7 @@ impl Run {
         let (parameters, from, measures) = (trainer.parameters(), trainer.step(), trainer.measures());
         log::info!("{name}: {parameters} parameters, from step {from}");
         let header = format!("step,{}", measures.join(","));
-        let alone = Group::alone();
-        let group = if stage.is_shared() { &self.group } else { &alone };
-        let leads = group.leads();
+        let (group, leads) = (&self.group, self.group.leads());
         let mut curve = leads.then(|| Curve::open(&self.curve(stage), &header, from)).transpose()?;
         let bar = if leads { progress(name, steps) } else { indicatif::ProgressBar::hidden() };
         let (mut rows, mut saved) = (vec![], from);
@@ -55,14 +53,7 @@ impl Run {
             bar.set_position(step);
             let reports = step.is_multiple_of(REPORT_EVERY);
             if reports || saves {
-                let measured = training.trainer().measured()?;
-                let first = step + 1 - measured.len() as u64;
-                for (step, row) in (first..).zip(&measured) {
-                    if let Some(wrong) = row.iter().find(|v| !v.is_finite()) {
-                        return Err(diverged(&format!("the loss is {wrong}"), step, saved, &path));
-                    }
-                }
-                rows.extend(measured);
+                rows.extend(measured(training.trainer(), saved, &path)?);
             }
             if reports {
                 let means = means(&rows, measures.len());
@@ -103,6 +94,18 @@ impl Run {
     pub(super) fn steps_done(&self, stage: Stage) -> Result<u64> {
         Ok(Checkpoint::load(&self.product(stage))?.map_or(0, |checkpoint| checkpoint.step))
     }
+}
+
+/// What the steps since the last call measured, the last save before them at the step `saved`, unless it is no number.
+fn measured(trainer: &mut dyn Trainer, saved: u64, path: &Path) -> Result<Vec<Vec<f64>>> {
+    let measured = trainer.measured()?;
+    let first = trainer.step() + 1 - measured.len() as u64;
+    for (step, row) in (first..).zip(&measured) {
+        if let Some(wrong) = row.iter().find(|v| !v.is_finite()) {
+            return Err(diverged(&format!("the loss is {wrong}"), step, saved, path));
+        }
+    }
+    Ok(measured)
 }
 
 /// The mean of each column.

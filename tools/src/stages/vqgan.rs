@@ -65,14 +65,15 @@ impl Run {
                 Perceptual::open(&Cpu::default(), settings)?.check(height, width)?;
             }
         }
-        let share = self.group.share(config.batch)?;
+        let share = self.share(Stage::Vqgan)?;
         let together = Together::within(backend, &self.group)?;
         let trainer = VqganTrainer::new(backend, config, self.recipe.seed).with(together);
         let mut trainer = trainer.on(take_pictures(&mut dataset));
         trainer.resume(&self.product(Stage::Vqgan))?;
         let &VqganTraining { batch, crop, .. } = config;
         let training = OnPictures { trainer, dataset, split, batch, share, flip: self.recipe.data.flip, crop };
-        self.train(Stage::Vqgan, training, config.steps)
+        self.train(Stage::Vqgan, training, config.steps)?;
+        together.leave(backend)
     }
 
     /// The trained VQ-GAN.

@@ -52,6 +52,7 @@ pub struct DecoderTraining {
 #[derive(Debug)]
 pub struct DecoderTrainer<'a, B: Backend> {
     backend: &'a B,
+    together: Together<'a>,
     config: DecoderTraining,
     settings: String,
     model: VqganConfig,
@@ -97,6 +98,7 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
             PictureLoss::new(backend, weights, config.perceptual.as_ref(), config.discriminator.as_ref(), &mut random);
         Self {
             backend,
+            together: Together::alone(),
             config: config.clone(),
             settings: settings_hash(&(config, before, seed)),
             model: before.model.clone(),
@@ -112,9 +114,8 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
     }
 
     /// The same decoder, trained with other processes: each is given its share of a batch.
-    pub fn with(mut self, together: Together<'a>) -> Self {
-        self.loss.together = together;
-        self
+    pub fn with(self, together: Together<'a>) -> Self {
+        Self { together, ..self }
     }
 
     /// The same decoder, trained on `pictures` and the latents of them that `codes` name.
@@ -141,7 +142,7 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
         }
         self.backend.write(&pace.words(&optimizer), &mut inputs.pace);
         self.measures.begin(self.backend);
-        self.loss.together.repeat(self.backend, &mut recording, || self.compute(&mut inputs, &optimizer))?;
+        self.together.repeat(self.backend, &mut recording, || self.compute(&mut inputs, &optimizer))?;
         self.kept = Some((inputs, recording));
         self.backend.check_batch(shape[0])
     }
@@ -173,17 +174,17 @@ impl<'a, B: Backend> DecoderTrainer<'a, B> {
         let (backend, latent, [_, height, width, _]) = (self.backend, self.latent_shape(inputs.shape), inputs.shape);
         let (pictures, codes) = self.data.as_ref().expect("there is something to train on");
         backend.cut_out(pictures, [height, width], &inputs.cuts[1], &mut inputs.images);
-        backend.look_up(codes, [latent[1], latent[2]], &inputs.cuts[0], &mut inputs.latents);
+        backend.cut_latents(codes, [latent[1], latent[2]], &inputs.cuts[0], &mut inputs.latents);
         let mut tape = Tape::new(backend, &mut self.set);
         let input = float_input(backend, &mut tape, &inputs.latents, latent);
         let decoded = self.decoder.apply(&mut tape, input);
-        let fake = self.loss.seed(&mut tape, decoded, &inputs.images, inputs.adversarial)?;
+        let fake = self.loss.seed(&mut tape, decoded, &inputs.images, inputs.adversarial, self.together)?;
         tape.backward();
         drop(tape);
-        self.loss.together.average(backend, &mut self.set.grads())?;
+        self.together.average(backend, &mut self.set.grads())?;
         self.set.update(backend, optimizer, &inputs.pace);
         if let Some(fake) = fake {
-            self.loss.train_critic(fake, &inputs.images, inputs.shape, optimizer)?;
+            self.loss.train_critic(fake, &inputs.images, inputs.shape, optimizer, self.together)?;
         }
         self.loss.note(&mut self.measures);
         Ok(())
@@ -230,7 +231,7 @@ impl<B: Backend> Trainer for DecoderTrainer<'_, B> {
     }
 
     fn measured(&mut self) -> Result<Vec<Vec<f64>>> {
-        self.measures.take(self.backend, self.loss.together)
+        self.measures.take(self.backend, self.together)
     }
 
     fn checkpoint(&self) -> Result<Checkpoint> {

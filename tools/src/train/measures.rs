@@ -22,7 +22,7 @@ pub struct Measures<B: Backend> {
 }
 
 impl<B: Backend> Measures<B> {
-    /// Of so many values a step, each zero where nothing is noted.
+    /// Of so many values a step, each zero until it is noted for the first time; from then on every step does.
     pub fn new(backend: &B, columns: usize) -> Self {
         Self { columns, log: backend.zeros(KEPT * columns), row: backend.zeros(1), begun: 0, told: 0 }
     }
@@ -52,8 +52,9 @@ impl<B: Backend> Measures<B> {
         let log = backend.download(&self.log);
         let row = |step: usize| log[step % KEPT * self.columns..][..self.columns].iter().copied();
         let mut values: Vec<f32> = (first..self.begun).flat_map(row).collect();
-        together.average_values(&mut values)?;
+        // A process whose device failed leaves, and does not seem to diverge.
         backend.check()?;
+        together.average_values(&mut values)?;
         Ok(values.chunks_exact(self.columns).map(|row| row.iter().map(|&v| f64::from(v)).collect()).collect())
     }
 }

@@ -47,8 +47,6 @@ pub const MEASURES: [&str; 5] = ["absolute", "squared", "perceptual", "adversari
 #[derive(Debug)]
 pub struct PictureLoss<'a, B: Backend> {
     backend: &'a B,
-    /// Who else has a share of the pictures.
-    pub together: Together<'a>,
     weights: ErrorWeights,
     perceptual: Option<PerceptualTraining>,
     /// Opened when it is first needed: a network that is trained can do without.
@@ -89,17 +87,7 @@ impl<'a, B: Backend> PictureLoss<'a, B> {
             discriminator: backend.zeros(1),
         };
         let pace = backend.zeros(Pace::WORDS);
-        Self {
-            backend,
-            together: Together::alone(),
-            weights,
-            perceptual: perceptual.cloned(),
-            opened: None,
-            critic,
-            critic_set,
-            measured,
-            pace,
-        }
+        Self { backend, weights, perceptual: perceptual.cloned(), opened: None, critic, critic_set, measured, pace }
     }
 
     /// Before a step at `pace` on pictures of `shape`: gets ready what it needs. Returns whether the critic is at work.
@@ -131,8 +119,9 @@ impl<'a, B: Backend> PictureLoss<'a, B> {
         decoded: Decoded,
         real: &B::Buffer,
         adversarial: bool,
+        together: Together,
     ) -> Result<Option<B::Buffer>> {
-        let (backend, together, shape) = (self.backend, self.together, tape.shape(decoded.image));
+        let (backend, shape) = (self.backend, tape.shape(decoded.image));
         let [batch, height, width, channels] = shape;
         let plane = Plane { batch, height, width, channels };
         let ErrorWeights { squared, differences } = self.weights;
@@ -173,12 +162,13 @@ impl<'a, B: Backend> PictureLoss<'a, B> {
         real: &B::Buffer,
         shape: [usize; 4],
         optimizer: &AdamW,
+        together: Together,
     ) -> Result<()> {
         let Some((critic, _)) = &self.critic else { return Ok(()) };
         let mut right = self.backend.alloc(len(shape));
         self.backend.convert(real, &mut right);
         hinge(self.backend, &mut self.critic_set, critic, [right, fake], shape, &mut self.measured.discriminator);
-        self.together.average(self.backend, &mut self.critic_set.grads())?;
+        together.average(self.backend, &mut self.critic_set.grads())?;
         self.critic_set.update(self.backend, optimizer, &self.pace);
         Ok(())
     }

@@ -89,6 +89,14 @@ impl<'a> Together<'a> {
         Ok(all)
     }
 
+    /// Parts the devices again, when all processes have trained to the end.
+    ///
+    /// # Errors
+    /// As [`Backend::part`].
+    pub fn leave<B: Backend>(self, backend: &B) -> Result<()> {
+        if self.joined { backend.part() } else { Ok(()) }
+    }
+
     /// Does `work` as [`Backend::repeat`], recorded where it does without the host.
     ///
     /// # Errors

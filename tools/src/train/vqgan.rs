@@ -11,7 +11,7 @@ use super::codebook::{self, Codebook};
 use super::measures::Measures;
 use super::optimizer::OptimizerConfig;
 use super::perceptual::PerceptualTraining;
-use super::picture_loss::{DiscriminatorTraining, ErrorWeights, PictureLoss};
+use super::picture_loss::{self, DiscriminatorTraining, ErrorWeights, PictureLoss};
 use super::together::Together;
 use crate::backend::pictures::{Cut, PictureSet};
 use crate::backend::{AdamW, Backend, Book, BookStep, Pace};
@@ -49,19 +49,19 @@ pub struct VqganTraining {
     pub discriminator: Option<DiscriminatorTraining>,
 }
 
-/// What is measured beside the errors of pictures: the mean squared distance of latents to their codes (0 where that has no
-/// weight), and how many entries are revived.
-const MEASURES: &[&str] =
-    &["absolute", "squared", "perceptual", "adversarial_weight", "discriminator", "commitment", "revived"];
-/// Column of the second last.
-const COMMITMENT: usize = 5;
-/// Column of the last.
-const REVIVED: usize = 6;
+/// What is measured: of pictures, and the mean squared distance of latents to their codes, 0 where that has no weight.
+const MEASURES: [&str; 6] = {
+    let [a, b, c, d, e] = picture_loss::MEASURES;
+    [a, b, c, d, e, "commitment"]
+};
+/// The column of the last.
+const COMMITMENT: usize = picture_loss::MEASURES.len();
 
 /// A VQ-GAN in training.
 #[derive(Debug)]
 pub struct VqganTrainer<'a, B: Backend> {
     backend: &'a B,
+    together: Together<'a>,
     config: VqganTraining,
     seed: u64,
     set: ParamSet<B>,
@@ -119,6 +119,7 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
             PictureLoss::new(backend, weights, config.perceptual.as_ref(), config.discriminator.as_ref(), &mut random);
         Self {
             backend,
+            together: Together::alone(),
             config: config.clone(),
             seed,
             set,
@@ -135,9 +136,8 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
     }
 
     /// The same networks, trained with other processes: each is given its share of a batch.
-    pub fn with(mut self, together: Together<'a>) -> Self {
-        self.loss.together = together;
-        self
+    pub fn with(self, together: Together<'a>) -> Self {
+        Self { together, ..self }
     }
 
     /// The same networks, trained on `pictures`.
@@ -178,7 +178,7 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
             self.backend.write(&key.map(|part| part as f32), &mut inputs.key);
         }
         self.measures.begin(self.backend);
-        self.loss.together.repeat(self.backend, &mut recording, || self.compute(&mut inputs, &optimizer))?;
+        self.together.repeat(self.backend, &mut recording, || self.compute(&mut inputs, &optimizer))?;
         self.kept = Some((inputs, recording));
         self.backend.check_batch(shape[0])
     }
@@ -213,7 +213,7 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         let latent = self.encoder.apply(&mut tape, input);
         let rows = tape.value(latent);
         drop(tape);
-        let rows = self.loss.together.gather(&rows)?;
+        let rows = self.together.gather(&rows)?;
         let model = &self.config.model;
         let book = Codebook::from_rows(model.codebook_size, model.latent_channels, &rows, &mut self.random);
         self.codebook = Some(on_device(self.backend, &book));
@@ -229,16 +229,16 @@ impl<'a, B: Backend> VqganTrainer<'a, B> {
         let latent = self.encoder.apply(&mut tape, input);
         let mut decoded_from = latent;
         if let Some(book) = self.codebook.as_mut().filter(|_| inputs.kind.quantizes) {
-            decoded_from = quantize(backend, &mut tape, latent, book, inputs, &mut self.measures, self.loss.together)?;
+            decoded_from = quantize(backend, &mut tape, latent, book, inputs, &mut self.measures, self.together)?;
         }
         let decoded = self.decoder.apply(&mut tape, decoded_from);
-        let fake = self.loss.seed(&mut tape, decoded, &inputs.images, inputs.kind.adversarial)?;
+        let fake = self.loss.seed(&mut tape, decoded, &inputs.images, inputs.kind.adversarial, self.together)?;
         tape.backward();
         drop(tape);
-        self.loss.together.average(backend, &mut self.set.grads())?;
+        self.together.average(backend, &mut self.set.grads())?;
         self.set.update(backend, optimizer, &inputs.pace);
         if let Some(fake) = fake {
-            self.loss.train_critic(fake, &inputs.images, inputs.kind.shape, optimizer)?;
+            self.loss.train_critic(fake, &inputs.images, inputs.kind.shape, optimizer, self.together)?;
         }
         self.loss.note(&mut self.measures);
         Ok(())
@@ -290,11 +290,11 @@ impl<B: Backend> Trainer for VqganTrainer<'_, B> {
     }
 
     fn measures(&self) -> &'static [&'static str] {
-        MEASURES
+        &MEASURES
     }
 
     fn measured(&mut self) -> Result<Vec<Vec<f64>>> {
-        let mut measured = self.measures.take(self.backend, self.loss.together)?;
+        let mut measured = self.measures.take(self.backend, self.together)?;
         measured
             .iter_mut()
             .for_each(|step| step[COMMITMENT] /= f64::from(self.config.commitment.max(f32::MIN_POSITIVE)));
@@ -354,7 +354,7 @@ fn quantize<B: Backend>(
     let shape = tape.shape(latent);
     let (mut codes, mut chosen) = (backend.alloc_floats(len(shape) / book.channels), backend.alloc(len(shape)));
     backend.assign(book.channels, tape.buffer(latent), &book.entries, &mut codes, &mut chosen);
-    move_book(backend, tape.buffer(latent), &codes, &inputs.key, book, measures, together)?;
+    move_book(backend, tape.buffer(latent), &codes, &inputs.key, book, together)?;
     backend.release(codes);
     let quantized = tape.straight_through(latent, chosen);
     let mut weights = backend.alloc_floats(shape[0]);
@@ -373,7 +373,6 @@ fn move_book<B: Backend>(
     codes: &B::Buffer,
     key: &B::Buffer,
     book: &mut Book<B::Buffer>,
-    measures: &mut Measures<B>,
     together: Together,
 ) -> Result<()> {
     let alloc = |len: usize| backend.alloc_floats(len);
@@ -381,10 +380,8 @@ fn move_book<B: Backend>(
     let mut step = BookStep { counts: alloc(book.size), sums: alloc(values), rows: alloc(values) };
     backend.sum_book([together.rank(), together.size()], rows, codes, key, &mut step);
     together.average(backend, &mut [&mut step.counts, &mut step.sums, &mut step.rows])?;
-    let mut revived = alloc(1);
-    backend.move_book(codebook::DECAY, together.size(), &step, book, &mut revived);
-    measures.note(backend, REVIVED, &revived);
-    [step.counts, step.sums, step.rows, revived].into_iter().for_each(|array| backend.release(array));
+    backend.move_book(codebook::DECAY, together.size(), &step, book);
+    [step.counts, step.sums, step.rows].into_iter().for_each(|array| backend.release(array));
     Ok(())
 }
 

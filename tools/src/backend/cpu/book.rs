@@ -22,25 +22,22 @@ pub fn sum([part, of]: [usize; 2], rows: &[f32], codes: &[u32], key: Key, step: 
     }
 }
 
-/// See [`Backend::move_book`](super::super::Backend::move_book); returns the number of entries revived.
-pub fn advance(decay: f32, times: usize, step: &BookStep<Vec<f32>>, book: &mut Book<Vec<f32>>) -> usize {
+/// See [`Backend::move_book`](super::super::Backend::move_book).
+pub fn advance(decay: f32, times: usize, step: &BookStep<Vec<f32>>, book: &mut Book<Vec<f32>>) {
     let (c, times) = (book.channels, times as f32);
     let blend = |old: &mut [f32], new: &[f32]| {
         old.iter_mut().zip(new).for_each(|(old, new)| *old = decay * *old + (1.0 - decay) * (times * new));
     };
     blend(&mut book.uses, &step.counts);
     blend(&mut book.sums, &step.sums);
-    let mut revived = 0;
     for i in 0..book.size {
         if book.uses[i] < DEAD {
             book.uses[i] = 1.0;
             let row = step.rows[i * c..][..c].iter();
             book.sums[i * c..][..c].iter_mut().zip(row).for_each(|(sum, v)| *sum = times * v);
-            revived += 1;
         }
         for j in i * c..(i + 1) * c {
             book.entries[j] = book.sums[j] / book.uses[i];
         }
     }
-    revived
 }

@@ -104,7 +104,7 @@ impl Backend for Cpu {
     }
 
     fn note(&self, values: &Vec<f32>, [column, columns]: [usize; 2], row: &Vec<f32>, log: &mut Vec<f32>) {
-        log[row[0] as usize * columns + column..][..values.len()].copy_from_slice(values);
+        log[row[0] as usize * columns..][..columns][column..][..values.len()].copy_from_slice(values);
     }
 
     fn square_sum(&self, x: &Vec<f32>, out: &mut Vec<f32>) {
@@ -293,15 +293,8 @@ impl Backend for Cpu {
         book::sum(share, rows, &codes, [key[0] as u32, key[1] as u32], step);
     }
 
-    fn move_book(
-        &self,
-        decay: f32,
-        times: usize,
-        step: &BookStep<Vec<f32>>,
-        book: &mut Book<Vec<f32>>,
-        revived: &mut Vec<f32>,
-    ) {
-        revived[0] = book::advance(decay, times, step, book) as f32;
+    fn move_book(&self, decay: f32, times: usize, step: &BookStep<Vec<f32>>, book: &mut Book<Vec<f32>>) {
+        book::advance(decay, times, step, book);
     }
 
     fn picture_error(
@@ -362,7 +355,7 @@ impl Backend for Cpu {
         set
     }
 
-    fn look_up(&self, codes: &CodeSet, size: [usize; 2], cuts: &Vec<f32>, out: &mut Vec<f32>) {
+    fn cut_latents(&self, codes: &CodeSet, size: [usize; 2], cuts: &Vec<f32>, out: &mut Vec<f32>) {
         let cuts: Vec<Cut> = cuts.chunks_exact(Cut::WORDS).map(Cut::read).collect();
         out.par_chunks_exact_mut(codes.channels * size[0] * size[1]).zip(cuts).for_each(|(out, cut)| {
             out.iter_mut().zip(codes.values(cut, size)).for_each(|(out, value)| *out = value);

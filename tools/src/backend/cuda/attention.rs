@@ -1,11 +1,11 @@
-//! Self-attention of few tokens, in bf16 on tensor cores.
+//! Self-attention of few tokens, where it can be on tensor cores.
 
 use super::super::Attention;
 use super::memory::Buffer;
 use super::profile::Cost;
 use super::{Cuda, Operand, arguments};
 
-/// Most tokens of a head that tensor cores are used for: its tiles fill a block's shared memory.
+/// Most tokens of a head that tensor cores are used for, as the kernel's tiles have.
 const TILE_TOKENS: usize = 64;
 
 impl Cuda {

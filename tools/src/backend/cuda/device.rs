@@ -7,7 +7,7 @@
 //!   kernel touches is what the operations' shapes say, and what the parity checks show.
 #![allow(unsafe_code)]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::path::Path;
@@ -87,6 +87,8 @@ pub struct Device {
     bf16: bool,
     blas: Option<Blas>,
     staging: RefCell<Staging>,
+    /// Whether work is being recorded.
+    records: Cell<bool>,
     profiler: RefCell<Option<Profiler>>,
 }
 
@@ -138,7 +140,18 @@ impl Device {
         let staging = Staging::new(&stream).map_err(|e| fault("memory for copies", e))?.into();
         let multiprocessors = multiprocessors.unsigned_abs().max(1);
         let name = format!("{name} (CUDA device {ordinal})");
-        Ok(Self { name, multiprocessors, context, stream, kernels, bf16, blas, staging, profiler: RefCell::default() })
+        Ok(Self {
+            name,
+            multiprocessors,
+            context,
+            stream,
+            kernels,
+            bf16,
+            blas,
+            staging,
+            records: Cell::new(false),
+            profiler: RefCell::default(),
+        })
     }
 
     /// Matrix products by cublasLt, where it was found.
@@ -199,6 +212,10 @@ impl Device {
     /// # Errors
     /// What the driver says.
     pub fn upload<T: bytemuck::Pod>(&self, values: &[T], address: u64) -> Result<()> {
+        if self.records.get() {
+            // The driver would record where the values lie on the host, and find others there later.
+            return Err(Error::Internal(format!("{}: an upload cannot be recorded", self.name)));
+        }
         self.bind()?;
         // SAFETY: the caller's array is that long.
         let staged = unsafe { self.staging.borrow_mut().copy(bytemuck::cast_slice(values), address) };
@@ -329,7 +346,9 @@ impl Device {
         // SAFETY: the stream lives; the recording is ended below, whatever the work does.
         unsafe { result::stream::begin_capture(self.stream.cu_stream(), mode) }
             .map_err(|e| self.fault("recording", e))?;
+        self.records.set(true);
         work();
+        self.records.set(false);
         // SAFETY: the stream lives and a recording of it was begun.
         let graph =
             unsafe { result::stream::end_capture(self.stream.cu_stream()) }.map_err(|e| self.fault("recording", e))?;

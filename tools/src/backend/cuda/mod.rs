@@ -61,6 +61,8 @@ const PATCH_ELEMENTS: usize = 1 << 26;
 /// A GPU with its memory.
 #[derive(Debug)]
 pub struct Cuda {
+    /// Given up before memory is given back, which waits for all work.
+    nccl: RefCell<Option<nccl::Nccl>>,
     device: Rc<Device>,
     pool: Rc<Pool>,
     blas: bool,
@@ -76,7 +78,6 @@ pub struct Cuda {
     tables: RefCell<Vec<Rc<optimizer::Table>>>,
     /// While work is recorded, the tables that it was given.
     recorded_tables: RefCell<Option<Vec<Rc<optimizer::Table>>>>,
-    nccl: RefCell<Option<nccl::Nccl>>,
     fault: RefCell<Option<Error>>,
     /// Whether there was a fault, reported or not.
     broken: Cell<bool>,

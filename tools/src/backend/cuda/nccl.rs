@@ -34,6 +34,8 @@ struct Functions {
     all_reduce: Symbol<AllReduce>,
     group_start: Symbol<unsafe extern "C" fn() -> c_int>,
     group_end: Symbol<unsafe extern "C" fn() -> c_int>,
+    leave: Symbol<unsafe extern "C" fn(Communicator) -> c_int>,
+    abort: Symbol<unsafe extern "C" fn(Communicator) -> c_int>,
     error: Symbol<unsafe extern "C" fn(c_int) -> *const c_char>,
 }
 
@@ -52,6 +54,8 @@ impl Functions {
                 all_reduce: library.get(b"ncclAllReduce\0").map_err(missing)?,
                 group_start: library.get(b"ncclGroupStart\0").map_err(missing)?,
                 group_end: library.get(b"ncclGroupEnd\0").map_err(missing)?,
+                leave: library.get(b"ncclCommDestroy\0").map_err(missing)?,
+                abort: library.get(b"ncclCommAbort\0").map_err(missing)?,
                 error: library.get(b"ncclGetErrorString\0").map_err(missing)?,
             })
         }
@@ -68,8 +72,8 @@ impl Functions {
     }
 }
 
-/// This process's part of a communicator, on one stream. It stays until the process ends: to destroy it takes all
-/// processes, of which one may be gone, and the others would wait for ever.
+/// This process's part of a communicator, on one stream. Dropped, it is given up: work that waits for a process which is
+/// gone ends.
 #[derive(Debug)]
 pub struct Nccl {
     functions: Functions,
@@ -111,6 +115,17 @@ impl Nccl {
         Ok(Self { functions, communicator, stream: stream.clone() })
     }
 
+    /// Leaves the others, who do so too, when all work is done.
+    ///
+    /// # Errors
+    /// What NCCL and the driver say.
+    pub fn leave(mut self) -> Result<()> {
+        self.stream.synchronize().map_err(|e| Error::Internal(format!("NCCL: {e}")))?;
+        let communicator = std::mem::replace(&mut self.communicator, std::ptr::null_mut());
+        // SAFETY: it was joined, and is left once.
+        self.functions.check("leaving", unsafe { (self.functions.leave)(communicator) })
+    }
+
     /// Submits: each array, of floats, becomes its mean over the processes, which all give as many of the same lengths.
     ///
     /// # Errors
@@ -128,5 +143,14 @@ impl Nccl {
             functions.check("a mean", submitted)?;
         }
         functions.check("a group", unsafe { (functions.group_end)() })
+    }
+}
+
+impl Drop for Nccl {
+    fn drop(&mut self) {
+        if !self.communicator.is_null() {
+            // SAFETY: it was joined, and is given up once.
+            let _ = unsafe { (self.functions.abort)(self.communicator) };
+        }
     }
 }

@@ -9,10 +9,11 @@ use super::super::{
     AdamW, Attention, Backend, Book, BookStep, Conv, Mask, Norm, PictureError, Plane, Pool, Trained, Window,
 };
 use super::memory::Buffer;
+use super::nccl::{self, Nccl};
 use super::pictures::{Codes, Pictures};
 use super::recording::Recording;
 use super::windows::Latents;
-use super::{Cuda, Operand, arguments, nccl};
+use super::{Cuda, Operand, arguments};
 use crate::group::Group;
 
 impl Backend for Cuda {
@@ -342,15 +343,8 @@ impl Backend for Cuda {
         self.sum_rows(share, rows, codes, key, step);
     }
 
-    fn move_book(
-        &self,
-        decay: f32,
-        times: usize,
-        step: &BookStep<Buffer>,
-        book: &mut Book<Buffer>,
-        revived: &mut Buffer,
-    ) {
-        self.move_entries(decay, times, step, book, revived);
+    fn move_book(&self, decay: f32, times: usize, step: &BookStep<Buffer>, book: &mut Book<Buffer>) {
+        self.move_entries(decay, times, step, book);
     }
 
     fn picture_error(&self, g: &PictureError, fake: &Buffer, real: &Buffer, grad: &mut Buffer, errors: &mut Buffer) {
@@ -410,8 +404,8 @@ impl Backend for Cuda {
         self.upload_codes(&set)
     }
 
-    fn look_up(&self, codes: &Codes, size: [usize; 2], cuts: &Buffer, out: &mut Buffer) {
-        self.look_codes_up(codes, size, cuts, out);
+    fn cut_latents(&self, codes: &Codes, size: [usize; 2], cuts: &Buffer, out: &mut Buffer) {
+        self.cut_codes(codes, size, cuts, out);
     }
 
     fn latents(&self, set: LatentSet, settings: WindowSettings) -> Latents {
@@ -433,6 +427,10 @@ impl Backend for Cuda {
     fn join(&self, group: &Group) -> Result<()> {
         *self.nccl.borrow_mut() = Some(self.device.join(group)?);
         Ok(())
+    }
+
+    fn part(&self) -> Result<()> {
+        self.nccl.take().map_or(Ok(()), Nccl::leave)
     }
 
     fn average(&self, arrays: &mut [&mut Buffer]) {

@@ -42,11 +42,11 @@ impl Cuda {
         Codes { height, width, channels, codebook: self.upload_words(codebook), codes: self.upload_words(codes) }
     }
 
-    /// See [`Backend::look_up`](super::super::Backend::look_up).
-    pub(super) fn look_codes_up(&self, codes: &Codes, [rows, columns]: [usize; 2], cuts: &Buffer, out: &Buffer) {
+    /// See [`Backend::cut_latents`](super::super::Backend::look_up).
+    pub(super) fn cut_codes(&self, codes: &Codes, [rows, columns]: [usize; 2], cuts: &Buffer, out: &Buffer) {
         let Codes { height, width, channels, codebook, codes } = codes;
         assert_eq!(out.len(), cuts.len() / Cut::WORDS * rows * columns * channels, "values of all cuts");
         let arguments = arguments![height, width, channels, rows, columns, cuts, codes, codebook, out];
-        self.each("cut_codes", out.len(), &arguments);
+        self.each("cut_latents", out.len(), &arguments);
     }
 }

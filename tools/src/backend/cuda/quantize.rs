@@ -16,13 +16,13 @@ impl Cuda {
         if codes.is_empty() || entries.is_empty() {
             return codes;
         }
-        let on_device = self.codes(channels, rows, &self.upload(entries));
+        let on_device = self.nearest_codes(channels, rows, &self.upload(entries));
         self.run(|device| device.download(on_device.address(), &mut codes));
         codes
     }
 
     /// The nearest entry of each row, in whole numbers.
-    fn codes(&self, channels: usize, rows: &Buffer, entries: &Buffer) -> Buffer {
+    fn nearest_codes(&self, channels: usize, rows: &Buffer, entries: &Buffer) -> Buffer {
         let (count, size) = (rows.len() / channels, entries.len() / channels);
         assert_eq!([rows.len(), entries.len()], [count * channels, size * channels], "rows of {channels} channels");
         let (norms, codes) = (self.scratch(size), self.scratch(count));
@@ -52,7 +52,7 @@ impl Cuda {
         chosen: &mut Buffer,
     ) {
         assert_eq!([chosen.len(), numbers.len() * channels], [rows.len(); 2], "rows of {channels} channels");
-        let codes = self.codes(channels, rows, entries);
+        let codes = self.nearest_codes(channels, rows, entries);
         self.each("look_up", rows.len(), &arguments![channels, codes, entries, numbers, chosen]);
     }
 
@@ -75,22 +75,11 @@ impl Cuda {
     }
 
     /// See [`Backend::move_book`].
-    pub(super) fn move_entries(
-        &self,
-        decay: f32,
-        times: usize,
-        step: &BookStep<Buffer>,
-        book: &mut Book<Buffer>,
-        revived: &mut Buffer,
-    ) {
+    pub(super) fn move_entries(&self, decay: f32, times: usize, step: &BookStep<Buffer>, book: &mut Book<Buffer>) {
         let (c, size) = (book.channels, book.size);
-        assert_eq!([step.counts.len(), book.uses.len(), revived.len()], [size, size, 1]);
+        assert_eq!([step.counts.len(), book.uses.len()], [size; 2]);
         assert_eq!([&step.sums, &step.rows, &book.entries, &book.sums].map(Buffer::len), [size * c; 4]);
-        let begins = self.scratch(size);
         let given = arguments![c, decay, DEAD, times as f32, step.counts, step.sums, step.rows];
-        let kept = arguments![book.entries, book.uses, book.sums, begins];
-        self.each("move_book", size, &[&given[..], &kept].concat());
-        self.clear(revived);
-        self.add_column_sums(&begins, revived);
+        self.each("move_book", size, &[&given[..], &arguments![book.entries, book.uses, book.sums]].concat());
     }
 }

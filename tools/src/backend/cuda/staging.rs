@@ -30,10 +30,11 @@ impl Staging {
     /// Memory for copies on `stream`, whose context is the thread's.
     pub fn new(stream: &Arc<CudaStream>) -> Result<Self, DriverError> {
         let event = || result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
-        let left = [event()?, event()?];
         // SAFETY: the memory is freed once, when this is dropped.
         let memory = unsafe { result::malloc_host(2 * HALF, 0) }?.cast();
-        Ok(Self { memory, stream: stream.clone(), left, half: 0, at: 0 })
+        let mut staging = Self { memory, stream: stream.clone(), left: [std::ptr::null_mut(); 2], half: 0, at: 0 };
+        staging.left = [event()?, event()?];
+        Ok(staging)
     }
 
     /// Copies `bytes` to `address`; they may change as soon as this returns. Waits only when the device is a whole half
@@ -73,7 +74,9 @@ impl Drop for Staging {
         unsafe {
             let _ = self.stream.synchronize();
             let _ = result::free_host(self.memory.cast::<c_void>());
-            self.left.map(|event| result::event::destroy(event)).into_iter().for_each(drop);
+            for event in self.left.into_iter().filter(|event| !event.is_null()) {
+                let _ = result::event::destroy(event);
+            }
         }
     }
 }

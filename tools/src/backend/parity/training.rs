@@ -40,32 +40,34 @@ pub(super) fn codebook<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
         compare!(pair, inputs inputs, outputs outputs, |b, [rows, entries], [codes, chosen]| {
             b.assign(channels, rows, entries, codes, chosen)
         });
-        let codes = codes.iter().map(|&code| code as f32).collect();
+        let codes: Vec<f32> = codes.iter().map(|&code| code as f32).collect();
         let (k, n) = (entries, entries * channels);
-        let inputs = vec![act(near), floats(codes), floats(vec![3.0, 16_777_215.0])];
-        let outputs = [FloatPoison(k), FloatPoison(n), FloatPoison(n)];
-        compare!(pair, inputs inputs, outputs outputs, |b, [rows, codes, key], [counts, sums, starts]| {
-            let poison = [&*counts, sums, starts].map(|poison| copy(b, poison));
-            let [of_counts, of_sums, of_starts] = poison;
-            let mut step = BookStep { counts: of_counts, sums: of_sums, rows: of_starts };
-            b.sum_book([1, 3], rows, codes, key, &mut step);
-            for (from, to) in [(step.counts, counts), (step.sums, sums), (step.rows, starts)] {
-                b.copy(&from, to);
-                b.release(from);
-            }
-        });
+        for share in [[0, 1], [1, 3], [2, 3]] {
+            let inputs = vec![act(near.clone()), floats(codes.clone()), floats(vec![3.0, 16_777_215.0])];
+            let outputs = [FloatPoison(k), FloatPoison(n), FloatPoison(n)];
+            compare!(pair, inputs inputs, outputs outputs, |b, [rows, codes, key], [counts, sums, starts]| {
+                let poison = [&*counts, sums, starts].map(|poison| copy(b, poison));
+                let [of_counts, of_sums, of_starts] = poison;
+                let mut step = BookStep { counts: of_counts, sums: of_sums, rows: of_starts };
+                b.sum_book(share, rows, codes, key, &mut step);
+                for (from, to) in [(step.counts, counts), (step.sums, sums), (step.rows, starts)] {
+                    b.copy(&from, to);
+                    b.release(from);
+                }
+            });
+        }
         let uses = (0..k).map(|e| if 3 * e > 2 * k { DEAD } else { 1.0 + e as f32 }).collect();
         let counts = (0..k).map(|e| if 3 * e > k { 0.0 } else { e as f32 }).collect();
         let inputs = [counts, pair.normal(n), pair.normal(n), book, uses, pair.normal(n)].map(floats).into();
-        let outputs = [FloatPoison(n), FloatPoison(k), FloatPoison(n), FloatPoison(1)];
+        let outputs = [FloatPoison(n), FloatPoison(k), FloatPoison(n)];
         compare!(pair, inputs inputs, outputs outputs,
-            |b, [counts, sums, starts, entries, uses, before], [entries_out, uses_out, sums_out, revived]| {
+            |b, [counts, sums, starts, entries, uses, before], [entries_out, uses_out, sums_out]| {
             // The operation works in place.
             let [counts, sums, rows] = [counts, sums, starts].map(|given| copy(b, given));
             let step = BookStep { counts, sums, rows };
             let [entries, uses, sums] = [entries, uses, before].map(|given| copy(b, given));
             let mut book = Book { size: k, channels, entries, uses, sums };
-            b.move_book(0.9, 3, &step, &mut book, revived);
+            b.move_book(0.9, 3, &step, &mut book);
             for (from, to) in [(&book.entries, entries_out), (&book.uses, uses_out), (&book.sums, sums_out)] {
                 b.copy(from, to);
             }
@@ -162,15 +164,15 @@ pub(super) fn pictures<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
         let got = cut_out(pair.candidate, &on_both.1, size, &words, n);
         pair.compare(&[expected], &[got]);
         let n = 7 * size[0] * size[1] * 2;
-        let expected = look_up(pair.reference, &coded.0, size, &words, n);
-        let got = look_up(pair.candidate, &coded.1, size, &words, n);
+        let expected = cut_latents(pair.reference, &coded.0, size, &words, n);
+        let got = cut_latents(pair.candidate, &coded.1, size, &words, n);
         pair.compare(&[expected], &[got]);
     }
 }
 
-fn look_up<B: Backend>(backend: &B, codes: &B::Codes, size: [usize; 2], words: &[f32], n: usize) -> Vec<f32> {
+fn cut_latents<B: Backend>(backend: &B, codes: &B::Codes, size: [usize; 2], words: &[f32], n: usize) -> Vec<f32> {
     let (cuts, mut out) = (backend.upload(words), backend.upload(&vec![f32::NAN; n]));
-    backend.look_up(codes, size, &cuts, &mut out);
+    backend.cut_latents(codes, size, &cuts, &mut out);
     backend.download(&out)
 }
 

@@ -1,5 +1,5 @@
-// Self-attention of few tokens: one block for each sample and head, block = sample · heads + head. Where there are tensor
-// cores for it: tensor_attention.cu.
+// Self-attention of few tokens: one block for each sample and head, block = sample · heads + head. In bf16 those of up to
+// 64 tokens are in tensor_attention.cu.
 //
 // A token's 3 · channels are queries, keys, values, each heads × size. Scores and slopes are floats in global memory, like
 // weights in size: a block's few tokens live in its L1.

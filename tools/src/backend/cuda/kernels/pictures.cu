@@ -20,9 +20,9 @@ extern "C" __global__ void cut_out(unsigned n, unsigned height, unsigned width, 
 }
 
 // The entries that the codes of latents name, of parts of out_height × out_width cells; n counts their values.
-extern "C" __global__ void cut_codes(unsigned n, unsigned height, unsigned width, unsigned channels,
-                                     unsigned out_height, unsigned out_width, const Cut* cuts,
-                                     const unsigned short* codes, const float* codebook, float* out) {
+extern "C" __global__ void cut_latents(unsigned n, unsigned height, unsigned width, unsigned channels,
+                                       unsigned out_height, unsigned out_width, const Cut* cuts,
+                                       const unsigned short* codes, const float* codebook, float* out) {
     FOR_EACH(i, n) {
         unsigned channel = i % channels, cell = i / channels, x = cell % out_width, y = cell / out_width % out_height;
         Cut cut = cuts[cell / out_width / out_height];

@@ -83,16 +83,15 @@ extern "C" __global__ void book_rows(unsigned n, unsigned channels, unsigned row
 }
 
 // Moves the averages and the entries by `times` what is given; n counts entries. One that is used less than `dead` begins
-// anew at its row. revived[entry] is whether it does.
+// anew at its row.
 extern "C" __global__ void move_book(unsigned n, unsigned channels, float decay, float dead, float times,
                                      const float* counts, const float* new_sums, const float* rows, float* entries,
-                                     float* uses, float* sums, float* revived) {
+                                     float* uses, float* sums) {
     FOR_EACH(i, n) {
         float use = decay * uses[i] + (1.0f - decay) * (times * counts[i]);
         bool begins = use < dead;
         if (begins) use = 1.0f;
         uses[i] = use;
-        revived[i] = begins ? 1.0f : 0.0f;
         for (unsigned j = i * channels; j < (i + 1) * channels; j++) {
             float sum = begins ? times * rows[j] : decay * sums[j] + (1.0f - decay) * (times * new_sums[j]);
             sums[j] = sum;

@@ -4,7 +4,7 @@
 #define TOKENS 64
 #define CHUNK 64
 #define STRIDE 72  // elements from row to row of a tile: no two lanes of a fragment meet in a bank
-#define SCORES 65  // the same of the scores, floats
+#define SCORES 68  // the same of the scores, floats, where a warp reads eight rows of four
 
 // A head's rows in memory, and the tokens of a tile: `padded` is a multiple of 16.
 struct Head {
