@@ -59,7 +59,7 @@ pub struct BenchArgs {
     /// VQ-GAN: channels of the discriminator's first layer; 0: none.
     #[arg(long, default_value_t = 0)]
     discriminator: usize,
-    /// Steps timed, after two that are not; on a GPU rounded up to tens, each timed together.
+    /// Steps timed, after two that are not; on a GPU ten are timed together, and more are rounded up to tens.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
     /// On a GPU: then one step kernel by kernel, with what it reads, writes and computes, beside what the GPU can do.
@@ -153,7 +153,7 @@ fn time<B: Backend>(args: &BenchArgs, backend: &B, cuda: Option<&Cuda>) -> Resul
     let (mut seconds, mut cpu_seconds) = (Vec::new(), Vec::new());
     bench.steps(WARM_UP)?;
     // A GPU is waited for as seldom as in training.
-    let together = if cuda.is_some() { STEPS_TOGETHER } else { 1 };
+    let together = if cuda.is_some() { STEPS_TOGETHER.min(args.steps) } else { 1 };
     for _ in 0..args.steps.div_ceil(together) {
         let (start, cpu_start) = (std::time::Instant::now(), cpu_time::ProcessTime::now());
         bench.steps(together)?;

@@ -16,6 +16,7 @@ use rissole::{Error, Result};
 use super::gemm::{Form, Product};
 use super::libraries;
 use super::memory::Place;
+use super::owned::Owned;
 use sys::cublasLtMatmulDescAttributes_t::{
     CUBLASLT_MATMUL_DESC_BIAS_POINTER, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_MATMUL_DESC_TRANSA,
     CUBLASLT_MATMUL_DESC_TRANSB,
@@ -67,22 +68,8 @@ fn alignment(address: u64) -> u32 {
     1 << (address | MOST_ALIGNED).trailing_zeros()
 }
 
-/// Something of cublasLt's that is destroyed when it is dropped.
-#[derive(Debug)]
-struct Owned<T: Copy> {
-    it: T,
-    destroy: unsafe fn(T) -> std::result::Result<(), CublasError>,
-}
-
-impl<T: Copy> Drop for Owned<T> {
-    fn drop(&mut self) {
-        // SAFETY: it was created with this and is destroyed once.
-        let _ = unsafe { (self.destroy)(self.it) };
-    }
-}
-
-type Description = Owned<sys::cublasLtMatmulDesc_t>;
-type Layout = Owned<sys::cublasLtMatrixLayout_t>;
+type Description = Owned<sys::cublasLtMatmulDesc_t, CublasError>;
+type Layout = Owned<sys::cublasLtMatrixLayout_t, CublasError>;
 
 /// How a product is done.
 #[derive(Debug)]

@@ -19,6 +19,7 @@ use rissole::{Error, Result};
 use super::super::Conv;
 use super::libraries;
 use super::memory::Place;
+use super::owned::Owned;
 
 /// Oldest version whose errors are known here, as cuDNN numbers them.
 const OLDEST: usize = 90_000;
@@ -48,27 +49,13 @@ enum Algorithm {
     FilterGradient(sys::cudnnConvolutionBwdFilterAlgo_t),
 }
 
-/// Something of cuDNN's that is destroyed when it is dropped.
-#[derive(Debug)]
-struct Owned<T: Copy> {
-    it: T,
-    destroy: unsafe fn(T) -> std::result::Result<(), CudnnError>,
-}
-
-impl<T: Copy> Drop for Owned<T> {
-    fn drop(&mut self) {
-        // SAFETY: it was created with this and is destroyed once.
-        let _ = unsafe { (self.destroy)(self.it) };
-    }
-}
-
 /// A convolution as cuDNN is told of it.
 #[derive(Debug)]
 struct Descriptors {
-    input: Owned<sys::cudnnTensorDescriptor_t>,
-    filters: Owned<sys::cudnnFilterDescriptor_t>,
-    convolution: Owned<sys::cudnnConvolutionDescriptor_t>,
-    output: Owned<sys::cudnnTensorDescriptor_t>,
+    input: Owned<sys::cudnnTensorDescriptor_t, CudnnError>,
+    filters: Owned<sys::cudnnFilterDescriptor_t, CudnnError>,
+    convolution: Owned<sys::cudnnConvolutionDescriptor_t, CudnnError>,
+    output: Owned<sys::cudnnTensorDescriptor_t, CudnnError>,
 }
 
 impl Descriptors {

@@ -20,6 +20,7 @@ mod nccl;
 mod nvrtc;
 mod ops;
 mod optimizer;
+mod owned;
 mod pictures;
 mod profile;
 mod program;
