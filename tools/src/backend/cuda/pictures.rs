@@ -42,7 +42,7 @@ impl Cuda {
         Codes { height, width, channels, codebook: self.upload_words(codebook), codes: self.upload_words(codes) }
     }
 
-    /// See [`Backend::cut_latents`](super::super::Backend::look_up).
+    /// See [`Backend::cut_latents`](super::super::Backend::cut_latents).
     pub(super) fn cut_codes(&self, codes: &Codes, [rows, columns]: [usize; 2], cuts: &Buffer, out: &Buffer) {
         let Codes { height, width, channels, codebook, codes } = codes;
         assert_eq!(out.len(), cuts.len() / Cut::WORDS * rows * columns * channels, "values of all cuts");
