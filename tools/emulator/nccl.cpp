@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -31,7 +32,7 @@ struct Table {
 struct Communicator {
     Table* table;
     int size, rank;
-    bool given_up;  // whether work that waits for others ends
+    std::shared_ptr<int> uses;  // held by work that is recorded or waits
 };
 
 static int depth;  // of groups
@@ -44,7 +45,7 @@ static void meet(const Communicator& c) {
         c.table->round++;
         return;
     }
-    for (int tries = 0; c.table->round == mine && !c.given_up; tries++) {
+    for (int tries = 0; c.table->round == mine; tries++) {
         if (tries > 600000) {
             fprintf(stderr, "NCCL emulator: the other processes do not come\n");
             abort();
@@ -82,29 +83,27 @@ int ncclCommInitRank(Communicator** to, int size, UniqueId id, int rank) {
     void* memory = mmap(nullptr, sizeof(Table), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     close(file);
     if (memory == MAP_FAILED) return SYSTEM_ERROR;
-    *to = new Communicator{(Table*)memory, size, rank, false};
+    *to = new Communicator{(Table*)memory, size, rank, std::make_shared<int>(0)};
     meet(**to);
     if (rank == 0) shm_unlink(id.internal);  // all have it
     return SUCCESS;
 }
 
-// All do so: who has left others that still wait for it would hang them.
+// All do so, and no recording may name it any more: with NCCL both would wait for ever.
 int ncclCommDestroy(Communicator* c) {
+    if (c->uses.use_count() > 1) return INVALID_USAGE;
     meet(*c);
     munmap(c->table, sizeof(Table));
     delete c;
     return SUCCESS;
 }
 
-// Work that was submitted may still name it, so it stays.
-int ncclCommAbort(Communicator* c) { return c->given_up = true, SUCCESS; }
-
 int ncclGroupStart() { return depth++, SUCCESS; }
 int ncclGroupEnd() { return --depth < 0 ? INVALID_USAGE : SUCCESS; }
 
 int ncclAllReduce(const void* from, void* to, size_t count, int kind, int operation, Communicator* c, void*) {
     if (from != to || kind != FLOAT32 || operation != AVERAGE) return INVALID_ARGUMENT;
-    return submit([=] { return average(*c, (float*)to, count), SUCCESS; }) ? SUCCESS : SYSTEM_ERROR;
+    return submit([=, uses = c->uses] { return average(*c, (float*)to, count), SUCCESS; }) ? SUCCESS : SYSTEM_ERROR;
 }
 
 const char* ncclGetErrorString(int) { return "emulated"; }

@@ -277,15 +277,20 @@ fn the_batch_that_is_said_to_fit_does() {
     let Some(dir) = emulator("batch") else { return };
     // Beside the memory that cublasLt works in.
     let memory = ((32 + 6) << 20).to_string();
-    let step = |batch: &str| bench(&dir, &["--batch", batch], &[("RISSOLE_EMULATOR_MEMORY", &memory)]);
-    let refused = step("96");
-    let text = text(&refused);
-    assert!(refused.status.code() == Some(2) && text.contains("a batch of 96 takes"), "{text}");
-    let fits = text.split("a batch of ").last().and_then(|rest| rest.split(' ').next()).unwrap();
-    println!("{text}");
-    assert!((8..96).contains(&fits.parse::<usize>().unwrap()), "{text}");
-    let output = step(fits);
-    assert!(output.status.success(), "{}", self::text(&output));
+    for convolutions in ["direct", "cudnn"] {
+        let step = |batch: &str| {
+            let arguments = ["--batch", batch, "--convolutions", convolutions];
+            bench(&dir, &arguments, &[("RISSOLE_EMULATOR_MEMORY", &memory)])
+        };
+        let refused = step("96");
+        let text = text(&refused);
+        assert!(refused.status.code() == Some(2) && text.contains("a batch of 96 takes"), "{text}");
+        let fits = text.split("a batch of ").last().and_then(|rest| rest.split(' ').next()).unwrap();
+        println!("{convolutions}: {text}");
+        assert!((8..96).contains(&fits.parse::<usize>().unwrap()), "{text}");
+        let output = step(fits);
+        assert!(output.status.success(), "{}", self::text(&output));
+    }
 }
 
 #[test]

@@ -33,7 +33,7 @@ impl<B: Backend> Training for OnPairs<'_, B> {
 
 impl Run {
     pub(super) fn train_consistency(&self) -> Result<()> {
-        on_device!(&self.device.open()?, |backend| self.train_consistency_on(backend))
+        self.with_device(|opened| on_device!(opened, |backend| self.train_consistency_on(backend)))
     }
 
     fn train_consistency_on<B: Backend>(&self, backend: &B) -> Result<()> {

@@ -14,7 +14,8 @@ pub struct Curve {
 }
 
 impl Curve {
-    /// Opens the curve at `path` with `header`, dropping rows after `step`, and all of another header.
+    /// Opens the curve at `path` with `header`, dropping rows after `step`. One of another header is put aside,
+    /// as `NAME.csv.old`.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -26,8 +27,13 @@ impl Curve {
         };
         let mut kept = format!("{header}\n");
         let mut lines = old.lines();
-        let rows = if lines.next() == Some(header) { lines } else { "".lines() };
-        for line in rows {
+        if lines.next().is_some_and(|first| first != header) {
+            let aside = path.with_extension("csv.old");
+            log::warn!("{}: of other columns than this version's; now {}", path.display(), aside.display());
+            std::fs::rename(path, &aside).map_err(|e| Error::io(path, e))?;
+            lines = "".lines();
+        }
+        for line in lines {
             let known = line.split(',').next().and_then(|s| s.parse::<u64>().ok()).is_some_and(|s| s <= step);
             if known {
                 kept.push_str(line);

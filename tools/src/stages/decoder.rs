@@ -79,7 +79,7 @@ fn pictures_of(database: &BlockDatabase, dataset: &Dataset, split: &Split) -> Re
 
 impl Run {
     pub(super) fn train_decoder(&self) -> Result<()> {
-        on_device!(&self.device.open()?, |backend| self.train_decoder_on(backend))
+        self.with_device(|opened| on_device!(opened, |backend| self.train_decoder_on(backend)))
     }
 
     fn train_decoder_on<B: Backend>(&self, backend: &B) -> Result<()> {

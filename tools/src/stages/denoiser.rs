@@ -37,7 +37,7 @@ impl<B: Backend> Training for OnBlocks<'_, B> {
 
 impl Run {
     pub(super) fn train_denoiser(&self) -> Result<()> {
-        on_device!(&self.device.open()?, |backend| self.train_denoiser_on(backend))
+        self.with_device(|opened| on_device!(opened, |backend| self.train_denoiser_on(backend)))
     }
 
     fn train_denoiser_on<B: Backend>(&self, backend: &B) -> Result<()> {

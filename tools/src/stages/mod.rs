@@ -21,7 +21,7 @@ pub use database::{MAX_SHARDS, Shard};
 use rissole::network::Window;
 use rissole::{Error, Result};
 
-use crate::backend::choice::Wanted;
+use crate::backend::choice::{Opened, Wanted};
 use crate::backend::pictures::PictureSet;
 use crate::data::{self, Dataset, Split};
 use crate::evaluate::features::FeatureArgs;
@@ -157,6 +157,17 @@ impl Run {
         })
     }
 
+    /// Does `work` with the device.
+    fn with_device<T>(&self, work: impl FnOnce(&Opened) -> Result<T>) -> Result<T> {
+        let opened = self.device.open()?;
+        let outcome = work(&opened);
+        if outcome.is_err() && !self.group.is_alone() {
+            // To give it back waits for its work, and that maybe for a process which is gone.
+            std::mem::forget(opened);
+        }
+        outcome
+    }
+
     /// Whether `stage` was done with these settings, as this process sees it.
     fn is_done(&self, stage: Stage) -> Result<bool> {
         let settings = self.settings(stage)?;
@@ -180,6 +191,9 @@ impl Run {
             return Ok(());
         }
         log::info!("{name}: {}", self.product(stage).display());
+        if stage.is_shared() {
+            self.share(stage)?;
+        }
         if self.group.leads() || stage.is_shared() {
             self.work(stage)?;
         }

@@ -51,7 +51,7 @@ impl<B: Backend> Training for OnPictures<'_, B> {
 
 impl Run {
     pub(super) fn train_vqgan(&self) -> Result<()> {
-        on_device!(&self.device.open()?, |backend| self.train_vqgan_on(backend))
+        self.with_device(|opened| on_device!(opened, |backend| self.train_vqgan_on(backend)))
     }
 
     fn train_vqgan_on<B: Backend>(&self, backend: &B) -> Result<()> {

@@ -243,7 +243,8 @@ impl Blas {
         .map_err(fault)
     }
 
-    fn workspace_bytes(&self) -> usize {
+    /// Bytes that it holds to work in.
+    pub fn workspace_bytes(&self) -> usize {
         if self.workspace == 0 { 0 } else { WORKSPACE }
     }
 }

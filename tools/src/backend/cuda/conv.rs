@@ -14,12 +14,12 @@ use super::{Cuda, Operand, arguments};
 /// How convolutions are done on a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Convolutions {
-    /// By own kernels: in bf16, with channels in multiples of 8, on tensor cores without patches in memory.
+    /// In bf16, with channels in multiples of 8, on tensor cores without patches in memory; else as patches.
     #[default]
     Direct,
     /// As matrix products over patches in memory.
     Patches,
-    /// By cuDNN where it can, else as direct. In bf16 it rounds the gradients of weights to that once a step.
+    /// By cuDNN where it can, else as direct. In bf16 it rounds the gradients of weights to that.
     Cudnn,
 }
 
@@ -140,13 +140,14 @@ impl Cuda {
     /// cuDNN's way of doing a task, where it is to do it and can. What is a product as it stands remains one.
     fn cudnn_plan(&self, g: &Conv, task: Task) -> Option<(&Cudnn, Rc<Plan>)> {
         let cudnn = self.cudnn.as_deref().filter(|_| g.batch > 0 && !is_linear(g) && is_even(g))?;
-        let mut plan = None;
-        self.run(|device| {
-            device.bind()?;
-            plan = cudnn.plan(g, task, self.bf16)?;
-            Ok(())
-        });
-        Some((cudnn, plan?))
+        // After a fault too: what a step takes is counted then, and this is for the host alone.
+        match self.device.bind().and_then(|()| cudnn.plan(g, task, self.bf16)) {
+            Ok(plan) => Some((cudnn, plan?)),
+            Err(fault) => {
+                self.run(|_| Err(fault));
+                None
+            }
+        }
     }
 
     fn convolve(&self, g: &Conv, cudnn: &Cudnn, plan: &Plan, from: [&Buffer; 2], to: &Buffer) {

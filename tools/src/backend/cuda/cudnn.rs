@@ -169,10 +169,16 @@ impl Cudnn {
                     found.set_len(usize::try_from(count).unwrap_or(0));
                 }
                 let repeats = sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC;
-                found.iter().filter(|f| f.determinism == repeats && f.status.result().is_ok()).find_map(|f| {
-                    // Asked for as the descriptor says: what was found may be for another kind of math.
+                // What is found for floats may be for TF32.
+                let fits = |math| bf16 || math == cudnnMathType_t::CUDNN_FMA_MATH;
+                let good = found.iter().filter(|f| f.determinism == repeats && f.status.result().is_ok());
+                good.filter(|f| fits(f.mathType)).find_map(|f| {
+                    // What is said of it holds for its own kind of math.
                     // SAFETY: the descriptors live.
-                    let bytes = unsafe { result::$size(self.handle, $($descriptor.it),*, f.algo) }.ok()?;
+                    let bytes = unsafe {
+                        result::set_convolution_math_type(convolution.it, f.mathType).ok()?;
+                        result::$size(self.handle, $($descriptor.it),*, f.algo).ok()?
+                    };
                     (bytes <= WORKSPACE).then_some((Algorithm::$task(f.algo), bytes))
                 })
             }};

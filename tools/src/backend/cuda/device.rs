@@ -400,7 +400,7 @@ impl Graph {
 impl Drop for Graph {
     fn drop(&mut self) {
         if self.device.bind().is_ok() {
-            // SAFETY: made by `record` and destroyed once; the driver waits for work in flight. A failure leaks it.
+            // SAFETY: made by `record` and destroyed once; the driver frees it when work in flight has ended. A failure leaks it.
             let _ = unsafe { result::graph::exec_destroy(self.work) };
         }
     }

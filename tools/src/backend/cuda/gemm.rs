@@ -83,10 +83,10 @@ impl Cuda {
         }
     }
 
-    /// Whether cublasLt did it.
+    /// Whether cublasLt did it, or would have but for a fault before.
     fn multiply_by_library(&self, p: &Product, a: Place, b: Place, bias: Option<Place>, out: Place) -> bool {
         let Some(blas) = self.device.blas().filter(|_| self.blas) else { return false };
-        let mut done = false;
+        let mut done = self.broken.get();
         self.run(|device| {
             device.bind()?;
             let Some(plan) = blas.plan(p, a, b, bias, out)? else { return Ok(()) };

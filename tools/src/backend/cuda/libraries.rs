@@ -14,9 +14,9 @@ pub const DRIVER: &[&str] = &["libcuda.so.1", "libcuda.so"];
 /// The run-time compiler.
 pub const NVRTC: &[&str] = &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
 /// Matrix products.
-pub const CUBLAS_LT: &[&str] = &["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"];
+pub const CUBLAS_LT: &[&str] = &["libcublasLt.so.13", "libcublasLt.so.12"];
 /// Convolutions.
-pub const CUDNN: &[&str] = &["libcudnn.so.9", "libcudnn.so"];
+pub const CUDNN: &[&str] = &["libcudnn.so.9"];
 /// Sums over the GPUs of several processes.
 pub const NCCL: &[&str] = &["libnccl.so.2", "libnccl.so"];
 
@@ -59,15 +59,17 @@ pub fn load(names: &[&str]) -> Result<&'static Library, String> {
     ))
 }
 
-/// NVRTC asks for a second library of its own folder, by its name alone.
+/// NVRTC and cuDNN ask for others of their own folder, by their names alone.
 fn load_companions(folder: &Path, library: &Path) {
     let begins = |path: &Path, prefix| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
-    if !begins(library, "libnvrtc.so") {
-        return;
-    }
+    let companions = match () {
+        () if begins(library, "libnvrtc.so") => "libnvrtc-builtins.so.",
+        () if begins(library, "libcudnn.so") => "libcudnn_",
+        () => return,
+    };
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
-        if begins(&path, "libnvrtc-builtins.so.") {
+        if begins(&path, companions) {
             open(&path);
         }
     }

@@ -38,6 +38,7 @@ use rissole::{Error, Result};
 
 use super::Backend;
 
+use blas::Blas;
 pub use conv::Convolutions;
 pub use device::count;
 use device::{Argument, Device};
@@ -62,8 +63,6 @@ const PATCH_ELEMENTS: usize = 1 << 26;
 /// A GPU with its memory.
 #[derive(Debug)]
 pub struct Cuda {
-    /// Given up before memory is given back, which waits for all work.
-    nccl: RefCell<Option<nccl::Nccl>>,
     device: Rc<Device>,
     pool: Rc<Pool>,
     blas: bool,
@@ -79,6 +78,7 @@ pub struct Cuda {
     tables: RefCell<Vec<Rc<optimizer::Table>>>,
     /// While work is recorded, the tables that it was given.
     recorded_tables: RefCell<Option<Vec<Rc<optimizer::Table>>>>,
+    nccl: RefCell<Option<nccl::Nccl>>,
     fault: RefCell<Option<Error>>,
     /// Whether there was a fault, reported or not.
     broken: Cell<bool>,
@@ -211,9 +211,9 @@ impl Cuda {
         Ok(ceilings)
     }
 
-    /// How often the driver was asked for memory, and how many bytes of it are held.
+    /// How often the driver was asked for memory, and how many bytes of it are held, what cublasLt works in included.
     pub fn memory_requests(&self) -> (u64, usize) {
-        (self.pool.requests(), self.pool.held())
+        (self.pool.requests(), self.pool.held() + self.device.blas().map_or(0, Blas::workspace_bytes))
     }
 
     /// Does `work` unless there was a fault; keeps the fault it meets.

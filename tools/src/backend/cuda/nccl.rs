@@ -35,7 +35,6 @@ struct Functions {
     group_start: Symbol<unsafe extern "C" fn() -> c_int>,
     group_end: Symbol<unsafe extern "C" fn() -> c_int>,
     leave: Symbol<unsafe extern "C" fn(Communicator) -> c_int>,
-    abort: Symbol<unsafe extern "C" fn(Communicator) -> c_int>,
     error: Symbol<unsafe extern "C" fn(c_int) -> *const c_char>,
 }
 
@@ -55,7 +54,6 @@ impl Functions {
                 group_start: library.get(b"ncclGroupStart\0").map_err(missing)?,
                 group_end: library.get(b"ncclGroupEnd\0").map_err(missing)?,
                 leave: library.get(b"ncclCommDestroy\0").map_err(missing)?,
-                abort: library.get(b"ncclCommAbort\0").map_err(missing)?,
                 error: library.get(b"ncclGetErrorString\0").map_err(missing)?,
             })
         }
@@ -72,8 +70,8 @@ impl Functions {
     }
 }
 
-/// This process's part of a communicator, on one stream. Dropped, it is given up: work that waits for a process which is
-/// gone ends.
+/// This process's part of a communicator, on one stream. It is not destroyed but by [`Self::leave`]: that takes all
+/// processes, of which one may be gone, and the others would wait for ever.
 #[derive(Debug)]
 pub struct Nccl {
     functions: Functions,
@@ -119,11 +117,10 @@ impl Nccl {
     ///
     /// # Errors
     /// What NCCL and the driver say.
-    pub fn leave(mut self) -> Result<()> {
+    pub fn leave(self) -> Result<()> {
         self.stream.synchronize().map_err(|e| Error::Internal(format!("NCCL: {e}")))?;
-        let communicator = std::mem::replace(&mut self.communicator, std::ptr::null_mut());
         // SAFETY: it was joined, and is left once.
-        self.functions.check("leaving", unsafe { (self.functions.leave)(communicator) })
+        self.functions.check("leaving", unsafe { (self.functions.leave)(self.communicator) })
     }
 
     /// Submits: each array, of floats, becomes its mean over the processes, which all give as many of the same lengths.
@@ -132,25 +129,18 @@ impl Nccl {
     /// What NCCL says.
     pub fn average(&self, arrays: &[&mut Buffer]) -> Result<()> {
         let functions = &self.functions;
-        // SAFETY: these two have no arguments.
+        // SAFETY: it has no arguments.
         functions.check("a group", unsafe { (functions.group_start)() })?;
-        for array in arrays.iter().filter(|array| !array.is_empty()) {
+        let submitted = arrays.iter().filter(|array| !array.is_empty()).try_for_each(|array| {
             let (address, stream) = (array.address() as *mut c_void, self.stream.cu_stream().cast());
             // SAFETY: the array holds as many floats, and is its own result, as NCCL allows.
-            let submitted = unsafe {
+            functions.check("a mean", unsafe {
                 (functions.all_reduce)(address, address, array.len(), FLOAT32, AVERAGE, self.communicator, stream)
-            };
-            functions.check("a mean", submitted)?;
-        }
-        functions.check("a group", unsafe { (functions.group_end)() })
-    }
-}
-
-impl Drop for Nccl {
-    fn drop(&mut self) {
-        if !self.communicator.is_null() {
-            // SAFETY: it was joined, and is given up once.
-            let _ = unsafe { (self.functions.abort)(self.communicator) };
-        }
+            })
+        });
+        // A group that was begun is ended, whatever came of it: the next would be within it.
+        // SAFETY: as above.
+        let ended = functions.check("a group", unsafe { (functions.group_end)() });
+        submitted.and(ended)
     }
 }
