@@ -79,7 +79,8 @@ impl Wanted {
     /// Opens it.
     ///
     /// # Errors
-    /// As [`Cuda::open`], where a GPU was asked for by number, and [`Cuda::with_convolutions`]; [`Error::Usage`] where cuDNN is asked for without a GPU.
+    /// As [`Cuda::open`], where a GPU was asked for by number, and [`Cuda::with_convolutions`]; [`Error::Usage`] where cuDNN is
+    /// asked for without a GPU.
     pub fn open(&self) -> Result<Opened> {
         let cpu = || match self.convolutions {
             Convolutions::Cudnn => Err(Error::Usage("--convolutions cudnn is for a GPU; give --device cuda:N".into())),
