@@ -79,6 +79,9 @@ impl Conditioner {
 }
 
 /// Noisy window, timestep, position, condition → prediction for the block.
+///
+/// The margin is seen by the two convolutions before the U-Net, and reaches it through them: the U-Net works on the block
+/// alone. To carry the margin through it costs 2.25 times the arithmetic, and made no better pictures (docs/modes.md).
 #[derive(Debug, Clone)]
 pub struct Denoiser {
     stem: Conv,
@@ -93,6 +96,9 @@ pub struct Denoiser {
 }
 
 impl Denoiser {
+    /// Cells beyond the block that [`Self::stem`] and [`Self::mix`] reach.
+    pub const MOST_MARGIN: usize = 2;
+
     /// Creates the parameters.
     pub fn new<B: Backend>(m: &mut Maker<B>, shape: &DenoiserShape, config: &UnetConfig) -> Self {
         let (width, e) = (config.widths[0], config.embedding);
@@ -126,6 +132,7 @@ impl Denoiser {
         let x = t.add(x, condition);
         let x = self.norm.apply(t, x);
         let x = self.mix.apply(t, x);
+        let x = if self.margin == 0 { x } else { t.crop(x, self.margin) };
 
         let e = t.sinusoid(timestep, self.embedding);
         let e = self.time.0.apply(t, e);
@@ -138,7 +145,6 @@ impl Denoiser {
         let e = t.silu(e);
 
         let x = self.unet.apply(t, x, e);
-        let x = self.out.apply(t, x);
-        if self.margin == 0 { x } else { t.crop(x, self.margin) }
+        self.out.apply(t, x)
     }
 }

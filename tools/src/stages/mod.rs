@@ -29,6 +29,7 @@ use crate::group::Group;
 use crate::random::Random;
 use crate::recipe::Recipe;
 use crate::train::checkpoint::settings_hash;
+use crate::train::denoiser::NETWORK;
 
 /// Set by Ctrl-C; training loops save and stop.
 pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -253,8 +254,8 @@ impl Run {
     fn settings(&self, stage: Stage) -> Result<String> {
         let r = &self.recipe;
         let data = (&r.seed, &r.data);
-        let d = &r.denoiser;
-        let blocks = (d.rows, d.cols, d.thumbnail, d.thumbnail_codebook_size);
+        let blocks = (r.denoiser.rows, r.denoiser.cols, r.denoiser.thumbnail, r.denoiser.thumbnail_codebook_size);
+        let d = (NETWORK, &r.denoiser);
         Ok(match stage {
             Stage::Prepare => settings_hash(&data),
             Stage::Vqgan => settings_hash(&(data, &r.vqgan)),

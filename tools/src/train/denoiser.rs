@@ -35,7 +35,7 @@ pub struct DenoiserTraining {
     pub cols: usize,
     /// Coherence: draw the averaged latent first and condition on it.
     pub thumbnail: bool,
-    /// Coherence: cells of neighbouring blocks' noisy values that a block sees; 0 none.
+    /// Coherence: cells of neighbouring blocks' noisy values that a block sees; 0 none, at most 2.
     pub margin: usize,
     /// Tell the network its position (needed with a thumbnail).
     pub position_embedding: bool,
@@ -82,12 +82,18 @@ impl DenoiserTraining {
     /// [`Error::Usage`] when the settings do not go together.
     pub fn shape(&self, latent: LatentShape) -> Result<DenoiserShape> {
         let grid = BlockGrid::new(latent, self.rows, self.cols, self.thumbnail, self.margin)?;
-        let window = grid.window();
+        if self.margin > Denoiser::MOST_MARGIN {
+            let (margin, most) = (self.margin, Denoiser::MOST_MARGIN);
+            return Err(Error::Usage(format!(
+                "a margin of {margin} cells is more than the {most} that the network sees"
+            )));
+        }
+        let block = grid.block();
         let halvings = self.unet.widths.len().saturating_sub(1) as u32;
         let divides = |side: usize| 1usize.checked_shl(halvings).is_some_and(|d| side.is_multiple_of(d));
-        if self.unet.widths.is_empty() || !divides(window.height) || !divides(window.width) {
-            let (h, w) = (window.height, window.width);
-            return Err(Error::Usage(format!("a {h}×{w} window does not halve {halvings} times")));
+        if self.unet.widths.is_empty() || !divides(block.height) || !divides(block.width) {
+            let (h, w) = (block.height, block.width);
+            return Err(Error::Usage(format!("a {h}×{w} block does not halve {halvings} times")));
         }
         if self.unet.embedding == 0 || !self.unet.embedding.is_multiple_of(2) {
             return Err(Error::Usage("unet.embedding must be even".into()));
@@ -118,6 +124,9 @@ impl DenoiserTraining {
         WindowSettings { prediction, source, previous_block }
     }
 }
+
+/// Part of every hash of settings; another where the same settings have come to mean another network.
+pub const NETWORK: &str = "margin seen before the U-Net";
 
 const MEASURES: &[&str] = &["loss"];
 
@@ -176,7 +185,7 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
         Ok(Self {
             backend,
             together: Together::alone(),
-            settings: settings_hash(&(config, seed)),
+            settings: settings_hash(&(NETWORK, config, seed)),
             seed,
             optimizer: config.optimizer.clone(),
             steps: config.steps,
@@ -394,6 +403,15 @@ mod tests {
         unet = { widths = [8], residuals = 1, embedding = 8 }
         optimizer = { rate = 1e-2, warmup = 1, weight_decay = 0.0, max_norm = 1.0, average_decay = 0.9 }
     "#;
+
+    #[test]
+    fn a_margin_that_the_network_does_not_see_is_refused() {
+        let latent = LatentShape { channels: 2, height: 8, width: 8 };
+        let config = |margin| DenoiserTraining { margin, ..toml::from_str(SETTINGS).unwrap() };
+        assert!(config(2).shape(latent).is_ok());
+        let error = config(3).shape(latent).unwrap_err().to_string();
+        assert!(error.contains("a margin of 3 cells is more than the 2 that the network sees"), "{error}");
+    }
 
     #[test]
     fn dropout_is_for_training_alone_and_another_at_every_step() {
