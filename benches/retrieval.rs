@@ -318,7 +318,7 @@ fn encoded(bundle: &Bundle, folder: &Path) -> Result<Queries> {
         let latent = generator.encode(&read_fitted(file, manifest.image)?)?;
         match grid.block_at(manifest.retrieval.query_position) {
             Some(block) => grid.read_block(&latent, block, out),
-            None => out.copy_from_slice(&grid.average_down(&latent)),
+            None => out.copy_from_slice(&grid.average_down(&latent, 0)),
         }
     }
     Ok(Queries { blocks, block, count: files.len() })

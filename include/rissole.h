@@ -431,11 +431,11 @@ typedef struct rissole_progress {
      */
     uint32_t total;
     /**
-     * For RISSOLE_PROGRESS_KIND_BLOCK: what was finished. Where the model draws a thumbnail (rissole_model_info), 0 is the
-     * thumbnail, which shows everywhere until blocks take its place, and 1 + b is block b; else b is block b. Blocks are
-     * counted row by row: b lies in row b / block_cols and column b % block_cols of the blocks, each of which has
-     * latent_height / block_rows rows and latent_width / block_cols columns of cells, or height / block_rows rows and
-     * width / block_cols columns of pixels; nothing is left over.
+     * For RISSOLE_PROGRESS_KIND_BLOCK: what was finished. With `thumbnail` of the rissole_model_info, thumbnail + b is
+     * block b. What comes before shows until blocks take its place: 0 is the thumbnail, which shows everywhere, others
+     * are blocks of coarser levels. Blocks are counted row by row: b lies in row b / block_cols and column b % block_cols
+     * of the blocks, each of which has latent_height / block_rows rows and latent_width / block_cols columns of cells, or
+     * height / block_rows rows and width / block_cols columns of pixels; nothing is left over.
      */
     uint32_t position;
     /**
@@ -578,7 +578,7 @@ typedef struct rissole_model_info {
      */
     uint32_t block_cols;
     /**
-     * 1 where a thumbnail is drawn before the blocks, else 0.
+     * Positions that are drawn before the blocks: 0; 1, a thumbnail; more, a thumbnail and the blocks of coarser levels.
      */
     uint32_t thumbnail;
     /**

@@ -1,9 +1,11 @@
 //! Latents and their blocks: shapes, splitting, windows, stitching, thumbnails.
 //!
 //! A latent is a `C×H×W` array of `f32` in channel-major order (CHW). A [`BlockGrid`] cuts it into
-//! `rows×cols` equal blocks, row-major. *Positions* number what the denoiser draws: with a thumbnail,
-//! position 0 is the thumbnail and position `1 + i` is block `i`; without one, position `i` is block `i`.
-//! A *window* is a block with `margin` cells of its surroundings on each side.
+//! `rows×cols` equal blocks, row-major. Its *levels*, coarse to fine, are the thumbnail, which is one block large, where there
+//! is one; levels between, the latent averaged 2×2, 4×4, … down and cut into blocks of the same shape; and the latent. Each
+//! is a grid of its own. *Positions* number what the denoiser draws: the blocks of every level, level by level. With a
+//! thumbnail and no level between, position 0 is the thumbnail and position `1 + i` is block `i`; without a thumbnail,
+//! position `i` is block `i`. A *window* is a block with `margin` cells of its surroundings on each side.
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +47,7 @@ pub struct BlockGrid {
     rows: usize,
     cols: usize,
     thumbnail: bool,
+    levels_between: usize,
     margin: usize,
 }
 
@@ -71,7 +74,34 @@ impl BlockGrid {
         if margin > (height / rows).min(width / cols) {
             return Err(Error::Usage(format!("margin {margin} is wider than a block")));
         }
-        Ok(Self { latent, rows, cols, thumbnail, margin })
+        Ok(Self { latent, rows, cols, thumbnail, levels_between: 0, margin })
+    }
+
+    /// The same grid with so many levels between thumbnail and blocks; none is what [`Self::new`] makes.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] without a thumbnail, or where a level's blocks cannot be halved in number along both sides, or would
+    /// be the thumbnail itself.
+    pub fn with_levels_between(self, levels_between: usize) -> Result<Self> {
+        let fault = |text: &str| Err(Error::Usage(format!("{levels_between} levels between: {text}")));
+        if levels_between > 0 {
+            if !self.thumbnail {
+                return fault("there is no thumbnail");
+            }
+            let halves = |blocks: usize| blocks.trailing_zeros() as usize >= levels_between;
+            if !halves(self.rows) || !halves(self.cols) {
+                return fault(&format!("{}×{} blocks do not halve as often", self.rows, self.cols));
+            }
+            if (self.rows.max(self.cols)) >> levels_between == 1 {
+                return fault("the coarsest would be the thumbnail itself");
+            }
+        }
+        Ok(Self { levels_between, ..self })
+    }
+
+    /// The grid that a block database has: without levels between, which are averages of its blocks, and without a margin.
+    pub fn stored(&self) -> Self {
+        Self { levels_between: 0, margin: 0, ..*self }
     }
 
     /// Shape of the whole latent.
@@ -82,6 +112,49 @@ impl BlockGrid {
     /// Rows and columns of blocks.
     pub fn rows_cols(&self) -> (usize, usize) {
         (self.rows, self.cols)
+    }
+
+    /// Levels that are drawn: the thumbnail, those between, the latent.
+    pub fn levels(&self) -> usize {
+        usize::from(self.thumbnail) + self.levels_between + 1
+    }
+
+    /// Level `level`, 0 the coarsest, as a grid of its own with the same margin.
+    pub fn level(&self, level: usize) -> Self {
+        let halvings = (self.levels() - 1).saturating_sub(level);
+        let (rows, cols) = match self.is_thumbnail(level) {
+            true => (1, 1),
+            false => (self.rows >> halvings, self.cols >> halvings),
+        };
+        let block = self.block();
+        let latent = LatentShape { height: block.height * rows, width: block.width * cols, ..block };
+        Self { latent, rows, cols, thumbnail: false, levels_between: 0, margin: self.margin }
+    }
+
+    /// Whether level `level` is the thumbnail.
+    pub fn is_thumbnail(&self, level: usize) -> bool {
+        self.thumbnail && level == 0
+    }
+
+    /// The number of the finest level, the latent.
+    pub fn finest(&self) -> usize {
+        self.levels() - 1
+    }
+
+    /// The positions of level `level`.
+    pub fn positions_of(&self, level: usize) -> std::ops::Range<usize> {
+        let first = (0..level).map(|coarser| self.level(coarser).blocks()).sum();
+        first..first + self.level(level).blocks()
+    }
+
+    /// The level at `position`, and the block of it.
+    ///
+    /// # Panics
+    /// For a position that there is not.
+    pub fn locate(&self, position: usize) -> (usize, usize) {
+        let here = |level: &usize| self.positions_of(*level).contains(&position);
+        let level = (0..self.levels()).find(here).expect("a position of the grid");
+        (level, position - self.positions_of(level).start)
     }
 
     /// Whether position 0 is the thumbnail.
@@ -106,9 +179,9 @@ impl BlockGrid {
         LatentShape { height: b.height + 2 * self.margin, width: b.width + 2 * self.margin, ..b }
     }
 
-    /// Number of positions the denoiser draws: all blocks, and the thumbnail where there is one.
+    /// Number of positions the denoiser draws: the blocks of all levels.
     pub fn positions(&self) -> usize {
-        self.blocks() + usize::from(self.thumbnail)
+        self.positions_of(self.finest()).end
     }
 
     /// Number of blocks.
@@ -116,14 +189,14 @@ impl BlockGrid {
         self.rows * self.cols
     }
 
-    /// The block drawn at `position`, or `None` where that is the thumbnail.
+    /// The block drawn at `position`, or `None` where that is the thumbnail or of a level between.
     pub fn block_at(&self, position: usize) -> Option<usize> {
-        position.checked_sub(usize::from(self.thumbnail))
+        position.checked_sub(self.position_of(0))
     }
 
     /// The position of block `block`.
     pub fn position_of(&self, block: usize) -> usize {
-        block + usize::from(self.thumbnail)
+        self.positions_of(self.finest()).start + block
     }
 
     /// Row and column of the top-left cell of block `block`.
@@ -152,29 +225,17 @@ impl BlockGrid {
         })
     }
 
-    /// For each cell of the window around the thumbnail in row-major order, the index of that cell in the
-    /// thumbnail's plane, or `None` in the margin: a thumbnail has no surroundings.
-    pub fn thumbnail_cells(&self) -> impl Iterator<Item = Option<usize>> + use<> {
-        let (block, window, margin) = (self.block(), self.window(), self.margin);
-        (0..window.cells()).map(move |i| {
-            let row = (i / window.width).checked_sub(margin).filter(|&r| r < block.height)?;
-            let col = (i % window.width).checked_sub(margin).filter(|&c| c < block.width)?;
-            Some(row * block.width + col)
-        })
-    }
-
-    /// The cells of the window at `position`: [`Self::window_cells`] or [`Self::thumbnail_cells`].
+    /// The cells of the window at `position`, in the plane of its level: [`Self::window_cells`] of that.
     pub fn position_cells(&self, position: usize) -> Vec<Option<usize>> {
-        match self.block_at(position) {
-            Some(block) => self.window_cells(block).collect(),
-            None => self.thumbnail_cells().collect(),
-        }
+        let (level, block) = self.locate(position);
+        self.level(level).window_cells(block).collect()
     }
 
-    /// The thumbnail cell that lies over latent cell `cell` (nearest upsampling).
-    pub fn thumbnail_cell_over(&self, cell: usize) -> usize {
-        let (row, col) = (cell / self.latent.width, cell % self.latent.width);
-        row / self.rows * self.block().width + col / self.cols
+    /// Says for a cell of level `fine` which cell of level `coarse` lies over it (nearest upsampling).
+    pub fn over(&self, fine: usize, coarse: usize) -> impl Fn(usize) -> usize + use<> {
+        let [fine, coarse] = [fine, coarse].map(|level| self.level(level).latent);
+        let (down, across) = (fine.height / coarse.height, fine.width / coarse.width);
+        move |cell| cell / fine.width / down * coarse.width + cell % fine.width / across
     }
 
     /// Reads block `block` of `latent` (CHW) into `out` (C×h×w).
@@ -197,16 +258,15 @@ impl BlockGrid {
         }
     }
 
-    /// The latent averaged `rows×cols` down, which has a block's shape. `latent` is CHW.
-    pub fn average_down(&self, latent: &[f32]) -> Vec<f32> {
-        let (b, cells) = (self.block(), self.latent.cells());
-        let mut out = vec![0.0; b.len()];
-        for (c, plane) in latent.chunks_exact(cells).enumerate() {
-            for (cell, &value) in plane.iter().enumerate() {
-                out[c * b.cells() + self.thumbnail_cell_over(cell)] += value;
-            }
+    /// The latent averaged down to level `level`. `latent` is CHW.
+    pub fn average_down(&self, latent: &[f32], level: usize) -> Vec<f32> {
+        let (coarse, cells) = (self.level(level).latent, self.latent.cells());
+        let mut out = vec![0.0; coarse.len()];
+        let over = self.over(self.finest(), level);
+        for (plane, out) in latent.chunks_exact(cells).zip(out.chunks_exact_mut(coarse.cells())) {
+            plane.iter().enumerate().for_each(|(cell, value)| out[over(cell)] += value);
         }
-        let share = 1.0 / (self.rows * self.cols) as f32;
+        let share = 1.0 / (cells / coarse.cells()) as f32;
         out.iter_mut().for_each(|v| *v *= share);
         out
     }
@@ -271,13 +331,48 @@ mod tests {
     fn the_thumbnail_is_the_average_and_lies_over_its_cells() {
         let grid = grid(true, 1);
         let latent: Vec<f32> = (0..48).map(|v| v as f32).collect();
-        let thumbnail = grid.average_down(&latent);
+        let thumbnail = grid.average_down(&latent, 0);
         assert_eq!(thumbnail.len(), 8);
         assert_eq!(thumbnail[0], (1 + 2 + 6 + 7 + 8) as f32 / 6.0);
-        assert_eq!(grid.thumbnail_cell_over(23), 3);
+        assert_eq!(grid.over(1, 0)(23), 3);
         assert_eq!(grid.positions(), 7);
         assert_eq!(grid.block_at(0), None);
-        assert_eq!(grid.thumbnail_cells().flatten().collect::<Vec<_>>(), [0, 1, 2, 3]);
+        assert_eq!(grid.position_cells(0).into_iter().flatten().collect::<Vec<_>>(), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn levels_between_are_grids_of_their_own_and_average_what_is_under_them() {
+        let latent = LatentShape { channels: 1, height: 8, width: 16 };
+        let grid = BlockGrid::new(latent, 4, 8, true, 1).unwrap().with_levels_between(2).unwrap();
+        let sizes: Vec<_> = (0..grid.levels()).map(|level| grid.level(level).rows_cols()).collect();
+        assert_eq!(sizes, [(1, 1), (1, 2), (2, 4), (4, 8)]);
+        assert!((0..4).all(|level| grid.level(level).block() == grid.block()));
+        assert_eq!(grid.positions(), 1 + 2 + 8 + 32);
+        let places = [0, 1, 2, 3, 10, 11, 42].map(|position| grid.locate(position));
+        assert_eq!(places, [(0, 0), (1, 0), (1, 1), (2, 0), (2, 7), (3, 0), (3, 31)]);
+        assert_eq!((grid.block_at(10), grid.block_at(11), grid.position_of(31)), (None, Some(0), 42));
+        assert_eq!(grid.stored().positions(), 33);
+        let values: Vec<f32> = (0..128).map(|v| v as f32).collect();
+        assert_eq!(grid.average_down(&values, 3), values);
+        assert_eq!(grid.average_down(&values, 2)[9], (34 + 35 + 50 + 51) as f32 / 4.0);
+        let of_row = |row: usize| (0..4).map(move |col| row * 16 + 4 + col);
+        assert_eq!(grid.average_down(&values, 1)[1], (0..4).flat_map(of_row).sum::<usize>() as f32 / 16.0);
+        // A window of a level between sees the other blocks of that level, and nothing outside.
+        let cells = grid.position_cells(2);
+        assert_eq!(cells[..4], [None; 4]);
+        assert_eq!(cells[4..8], [Some(1), Some(2), Some(3), None]);
+        assert_eq!([9, 31].map(grid.over(2, 1)), [0, 7]);
+    }
+
+    #[test]
+    fn levels_between_that_cannot_be_are_refused() {
+        let latent = LatentShape { channels: 1, height: 8, width: 16 };
+        let with = |rows, cols, thumbnail, levels| {
+            BlockGrid::new(latent, rows, cols, thumbnail, 0).unwrap().with_levels_between(levels)
+        };
+        assert!(with(4, 4, false, 0).is_ok() && with(4, 4, false, 1).is_err());
+        assert!(with(4, 4, true, 1).is_ok() && with(4, 4, true, 2).is_err() && with(2, 4, true, 2).is_err());
+        assert!(with(1, 4, true, 1).is_err() && with(2, 4, true, usize::MAX).is_err());
     }
 
     #[test]

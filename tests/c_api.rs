@@ -211,7 +211,12 @@ fn the_plan_is_what_the_budget_must_allow_and_the_heap_stays_flat() {
 #[test]
 fn a_finished_block_is_found_in_the_latent() {
     let _turn = TURN.lock();
-    let opened = Opened::new(|_| ());
+    finished_blocks_are_found(&Opened::new(|_| ()), 1);
+    finished_blocks_are_found(&Opened::of(common::pyramid(), |_| ()), 7);
+}
+
+/// In the latent, where `before` positions are drawn before the blocks.
+fn finished_blocks_are_found(opened: &Opened, before: u32) {
     let mut state = Watch::new(opened.generator);
     let user = (&raw mut state).cast();
     assert_eq!(unsafe { rissole_generator_set_progress(opened.generator, Some(watch), user, null_mut()) }, Status::Ok);
@@ -223,8 +228,10 @@ fn a_finished_block_is_found_in_the_latent() {
     let last = state.blocks.last().unwrap().1.clone();
     assert_eq!(last.len() as u32, info.latent_values);
     assert_eq!(info.latent_channels * info.latent_height * info.latent_width, info.latent_values);
-    assert_eq!(state.blocks.iter().map(|(position, _)| *position).collect::<Vec<_>>(), (0..7).collect::<Vec<_>>());
-    for (position, latent) in &state.blocks[1..] {
+    let all = before + info.block_rows * info.block_cols;
+    assert_eq!(info.thumbnail, before);
+    assert_eq!(state.blocks.iter().map(|(position, _)| *position).collect::<Vec<_>>(), (0..all).collect::<Vec<_>>());
+    for (position, latent) in &state.blocks[before as usize..] {
         // As the header says it.
         let block = position - info.thumbnail;
         let (row, col) = ((block / info.block_cols) as usize, (block % info.block_cols) as usize);

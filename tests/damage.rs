@@ -172,7 +172,7 @@ fn make_the_golden_files() {
     manifest.image = ImageSize { width: 4, height: 4 };
     manifest.latent.shape = LatentShape { channels: 2, height: 2, width: 2 };
     manifest.latent.codebook_size = 8;
-    manifest.grid = Grid { rows: 1, cols: 1 };
+    manifest.grid = Grid { rows: 1, cols: 1, levels_between: 0 };
     let signatures = manifest.signatures(8).unwrap();
     let n = &mut manifest.networks;
     (n.conditioner.inputs, n.conditioner.outputs) = signatures.conditioner;

@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 
-use common::{IMAGES, TempDir, bundle, list_files, manifest, onnx};
+use common::{IMAGES, TempDir, bundle, list_files, manifest, onnx, pyramid};
 use rissole::budget::CountingAllocator;
 use rissole::bundle::manifest::{Coherence, NeighbourSource, SamplerKind};
 use rissole::generator::{Event, Generator, Options, Picture, Query};
@@ -25,6 +25,12 @@ const MODES: [(&str, Coherence); 7] = [
     ("thumbnail+window", Coherence { margin: 2, ..THUMBNAIL }),
 ];
 
+/// Every mode, and a pyramid.
+fn modes() -> impl Iterator<Item = (&'static str, Manifest)> {
+    let flat = MODES.map(|(name, coherence)| (name, manifest(coherence, NeighbourSource::Database)));
+    flat.into_iter().chain([("pyramid", pyramid())])
+}
+
 fn quiet(_: Event<'_>) -> Result<()> {
     Ok(())
 }
@@ -39,10 +45,10 @@ fn paper(source: NeighbourSource) -> Manifest {
 
 #[test]
 fn the_same_seed_gives_the_same_pixels_for_any_number_of_threads() {
-    for (name, coherence) in MODES {
+    for (name, manifest) in modes() {
         for sampler in [SamplerKind::Ddpm, SamplerKind::DpmSolverPp2m] {
             let dir = TempDir::new();
-            let bundle = bundle(dir.path(), manifest(coherence, NeighbourSource::Database));
+            let bundle = bundle(dir.path(), manifest.clone());
             let with = |threads| Options { threads, sampler: Some(sampler), ..Options::default() };
             let one = draw(&bundle, &with(1), 7);
             assert!(one.latent.iter().all(|v| v.is_finite()));
@@ -70,9 +76,9 @@ fn a_generator_draws_the_same_again() {
 
 #[test]
 fn events_count_every_step_and_name_every_position() {
-    for (name, coherence) in MODES {
+    for (name, manifest) in modes() {
         let dir = TempDir::new();
-        let bundle = bundle(dir.path(), manifest(coherence, NeighbourSource::Database));
+        let bundle = bundle(dir.path(), manifest);
         let mut generator = Generator::open(&bundle, &Options { threads: 2, ..Options::default() }).unwrap();
         let total = generator.steps_total();
         assert_eq!(total, 6 * generator.grid().positions());

@@ -85,6 +85,9 @@ fn a_budget_is_kept_or_refused() {
     assert!(drawn > 8, "{drawn} budgets of 1 MiB to 6 MiB were kept");
 
     let dir = TempDir::new();
+    check(&bundle(dir.path(), common::pyramid()), &Options { threads: 2, ..Options::default() });
+
+    let dir = TempDir::new();
     let coherence = Coherence { thumbnail: true, margin: 1, position_embedding: true, previous_block: false };
     let bundle = bundle(dir.path(), manifest(coherence, NeighbourSource::Database));
     let needs = check(&bundle, &Options::default());

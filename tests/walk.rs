@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{TempDir, bundle, manifest, unquantized};
+use common::{TempDir, bundle, manifest, pyramid, unquantized};
 use rissole::bundle::manifest::{Coherence, NeighbourSource, Prediction, SamplerKind};
 use rissole::diffusion::{Noise, Sampler, SamplerState, Schedule, Stream};
 use rissole::generator::{Generator, Options, Query};
@@ -47,9 +47,8 @@ struct Walk<'a> {
     denoiser: Network,
     sampler: Sampler,
     guidance: f32,
-    /// Scaled.
-    latent: Planes,
-    thumbnail: Planes,
+    /// Coarse to fine, scaled: the thumbnail where there is one, what is between, the latent.
+    levels: Vec<Planes>,
 }
 
 impl Walk<'_> {
@@ -57,17 +56,29 @@ impl Walk<'_> {
         self.bundle.manifest.latent.scale
     }
 
-    /// Row and column of the block at `position`; `None` for the thumbnail.
-    fn place(&self, position: usize) -> Option<(i64, i64)> {
-        let block = if self.coherence.thumbnail { position.checked_sub(1)? } else { position };
-        let cols = self.bundle.manifest.grid.cols;
-        Some(((block / cols * self.block.height) as i64, (block % cols * self.block.width) as i64))
+    fn latent(&self) -> &Planes {
+        self.levels.last().unwrap()
     }
 
-    /// `read(c, y, x)` over the window at `position`, y and x in cells of the latent (or of the thumbnail).
+    fn blocks(&self, level: usize) -> usize {
+        self.levels[level].shape.cells() / self.block.cells()
+    }
+
+    /// The level at `position`, and the row and column in it where the block begins.
+    fn place(&self, mut position: usize) -> (usize, (i64, i64)) {
+        let mut level = 0;
+        while position >= self.blocks(level) {
+            position -= self.blocks(level);
+            level += 1;
+        }
+        let cols = self.levels[level].shape.width / self.block.width;
+        (level, ((position / cols * self.block.height) as i64, (position % cols * self.block.width) as i64))
+    }
+
+    /// `read(c, y, x)` over the window at `position`, y and x in cells of its level.
     fn window(&self, position: usize, channels: usize, read: impl Fn(usize, i64, i64) -> f32) -> Vec<f32> {
         let margin = self.coherence.margin as i64;
-        let (row, col) = self.place(position).unwrap_or((0, 0));
+        let (_, (row, col)) = self.place(position);
         let mut out = vec![];
         for c in 0..channels {
             for y in -margin..self.block.height as i64 + margin {
@@ -79,29 +90,47 @@ impl Walk<'_> {
         out
     }
 
-    /// What `image` has at `position`: its whole latent, or its thumbnail. Unscaled.
-    fn of_database(&self, image: u32, position: usize) -> Planes {
+    /// What `image` has at `level`: its thumbnail, or its whole latent averaged down to that. Unscaled.
+    fn of_database(&self, image: u32, level: usize) -> Planes {
         let mut values = vec![0.0; self.block.len()];
-        if self.place(position).is_none() {
-            self.database.read_block(image, position, &mut values).unwrap();
+        if self.coherence.thumbnail && level == 0 {
+            self.database.read_block(image, 0, &mut values).unwrap();
             return Planes { shape: self.block, values };
         }
-        let mut whole = Planes::new(self.latent.shape);
+        let mut whole = Planes::new(self.latent().shape);
         let grid = self.bundle.manifest.grid;
-        for at in usize::from(self.coherence.thumbnail)..grid.rows * grid.cols + usize::from(self.coherence.thumbnail) {
+        for block in 0..grid.rows * grid.cols {
+            let at = block + usize::from(self.coherence.thumbnail);
             self.database.read_block(image, at, &mut values).unwrap();
-            put(&mut whole, &values, self.block, self.place(at).unwrap());
+            let (row, col) = (block / grid.cols * self.block.height, block % grid.cols * self.block.width);
+            put(&mut whole, &values, self.block, (row as i64, col as i64));
         }
-        whole
+        let mut averaged = Planes::new(self.levels[level].shape);
+        let factor = whole.shape.height / averaged.shape.height;
+        for c in 0..whole.shape.channels {
+            for y in 0..averaged.shape.height {
+                for x in 0..averaged.shape.width {
+                    let mut sum = 0.0;
+                    for cell in 0..factor * factor {
+                        let (down, across) = (factor * y + cell / factor, factor * x + cell % factor);
+                        sum += whole.get(c, down as i64, across as i64);
+                    }
+                    let at = averaged.index(c, y, x);
+                    averaged.values[at] = sum * (1.0 / (factor * factor) as f32);
+                }
+            }
+        }
+        averaged
     }
 
     fn condition(&self, position: usize, with_neighbours: bool) -> Vec<f32> {
         let channels = self.block.channels;
         let k = self.bundle.manifest.retrieval.neighbours;
         let mut neighbours = vec![];
+        let (level, (row, col)) = self.place(position);
         for rank in 0..k {
             let image = self.neighbours[rank % self.neighbours.len()];
-            let planes = self.of_database(image, position);
+            let planes = self.of_database(image, level);
             neighbours.extend(self.window(position, channels, |c, y, x| planes.get(c, y, x) * self.scale()));
         }
         if !with_neighbours {
@@ -109,22 +138,20 @@ impl Walk<'_> {
         }
         let mut inputs = vec![neighbours];
         if self.coherence.thumbnail {
-            let grid = self.bundle.manifest.grid;
-            let over = |c, y: i64, x: i64| match self.place(position) {
-                Some(_) if self.latent.inside(y, x) => {
-                    self.thumbnail.get(c, y / grid.rows as i64, x / grid.cols as i64)
+            let over = |c, y: i64, x: i64| {
+                if level == 0 || !self.levels[level].inside(y, x) {
+                    return 0.0;
                 }
-                _ => 0.0,
+                let (here, above) = (self.levels[level].shape, &self.levels[level - 1]);
+                let (down, across) = (here.height / above.shape.height, here.width / above.shape.width);
+                above.get(c, y / down as i64, x / across as i64)
             };
             inputs.push(self.window(position, channels, over));
         }
         if self.coherence.previous_block {
             let first = usize::from(self.coherence.thumbnail);
-            let before = if position > first { self.place(position - 1) } else { None };
-            let read = |c, y: i64, x: i64| {
-                let (row, col) = self.place(position).unwrap_or((0, 0));
-                before.map_or(0.0, |(r, q)| self.latent.get(c, y - row + r, x - col + q))
-            };
+            let before = (position > first).then(|| self.place(position - 1).1);
+            let read = |c, y: i64, x: i64| before.map_or(0.0, |(r, q)| self.latent().get(c, y - row + r, x - col + q));
             inputs.push(self.window(position, channels, read));
         }
         let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
@@ -134,7 +161,7 @@ impl Walk<'_> {
     }
 
     fn predict(&self, position: usize, positions: usize, timestep: usize, condition: &[f32]) -> Vec<f32> {
-        let planes = if self.place(position).is_some() { &self.latent } else { &self.thumbnail };
+        let planes = &self.levels[self.place(position).0];
         let mut latent = self.window(position, self.block.channels, |c, y, x| planes.get(c, y, x));
         if self.coherence.margin > 0 {
             latent.extend(self.window(position, 1, |_, y, x| if planes.inside(y, x) { 1.0 } else { 0.0 }));
@@ -153,10 +180,8 @@ impl Walk<'_> {
     }
 
     fn store(&mut self, position: usize, values: &[f32]) {
-        match self.place(position) {
-            Some(place) => put(&mut self.latent, values, self.block, place),
-            None => self.thumbnail.values.copy_from_slice(values),
-        }
+        let (level, place) = self.place(position);
+        put(&mut self.levels[level], values, self.block, place);
     }
 
     /// Denoises `positions` side by side.
@@ -212,6 +237,12 @@ fn check_manifest(manifest: Manifest, sampler: SamplerKind, neighbours: Option<u
     let schedule = Schedule::new(m.diffusion.schedule, m.diffusion.timesteps).unwrap();
     let block = LatentShape { height: 4, width: 5, ..m.latent.shape };
     let load = |entry: &rissole::bundle::manifest::NetworkEntry| Network::load(dir.path().join(&entry.file), entry);
+    let between = (1..=m.grid.levels_between).rev().map(|halvings| {
+        let LatentShape { height, width, .. } = m.latent.shape;
+        LatentShape { height: height >> halvings, width: width >> halvings, ..m.latent.shape }
+    });
+    let thumbnail = coherence.thumbnail.then_some(block);
+    let sizes = thumbnail.into_iter().chain(between).chain([m.latent.shape]);
     let mut walk = Walk {
         bundle: &bundle,
         coherence,
@@ -221,22 +252,21 @@ fn check_manifest(manifest: Manifest, sampler: SamplerKind, neighbours: Option<u
         conditioner: load(&m.networks.conditioner).unwrap(),
         denoiser: load(&m.networks.denoiser).unwrap(),
         sampler: Sampler::new(&schedule, sampler, m.diffusion.prediction, m.diffusion.steps).unwrap(),
-        latent: Planes::new(m.latent.shape),
-        thumbnail: Planes::new(block),
+        levels: sizes.map(Planes::new).collect(),
         guidance: m.retrieval.guidance.unwrap_or(1.0),
     };
-    let first = usize::from(coherence.thumbnail);
-    let all = first + 6;
-    if coherence.thumbnail {
-        walk.draw(&[0], all);
+    let all = (0..walk.levels.len()).map(|level| walk.blocks(level)).sum();
+    let mut first = 0;
+    for level in 0..walk.levels.len() {
+        let blocks: Vec<usize> = (first..first + walk.blocks(level)).collect();
+        if coherence.margin > 0 {
+            walk.draw(&blocks, all);
+        } else {
+            blocks.iter().for_each(|&block| walk.draw(&[block], all));
+        }
+        first += blocks.len();
     }
-    let blocks: Vec<usize> = (first..all).collect();
-    if coherence.margin > 0 {
-        walk.draw(&blocks, all);
-    } else {
-        blocks.iter().for_each(|&block| walk.draw(&[block], all));
-    }
-    let expected: Vec<f32> = walk.latent.values.iter().map(|v| v / walk.scale()).collect();
+    let expected: Vec<f32> = walk.latent().values.iter().map(|v| v / walk.scale()).collect();
     assert_eq!(picture.latent, expected, "{coherence:?} {sampler:?}");
 }
 
@@ -264,6 +294,14 @@ fn guidance_leads_from_the_prediction_without_neighbours_past_the_one_with_them(
                 check_manifest(manifest, SamplerKind::DpmSolverPp2m, None);
             }
         }
+    }
+}
+
+#[test]
+fn a_level_between_is_drawn_under_the_thumbnail_and_over_the_blocks() {
+    for sampler in [SamplerKind::Ddpm, SamplerKind::DpmSolverPp2m] {
+        check_manifest(pyramid(), sampler, Some(3));
+        check_manifest(unquantized(pyramid()), sampler, None);
     }
 }
 

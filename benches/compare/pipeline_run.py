@@ -55,14 +55,19 @@ class Pipeline:
         canvas = np.zeros((1, shape["channels"], shape["height"] + 2 * margin, shape["width"] + 2 * margin), np.float32)
         inside = np.zeros_like(canvas[:, :1])
         inside[:, :, margin : margin + shape["height"], margin : margin + shape["width"]] = 1
-        places = [(r * height, c * width) for r in range(grid["rows"]) for c in range(grid["cols"])]
         whole = np.concatenate([canvas, inside], axis=1)
         # The thumbnail stands alone in a canvas of its own.
         alone = np.zeros((1, whole.shape[1], height + 2 * margin, width + 2 * margin), np.float32)
         alone[:, -1:, margin : margin + height, margin : margin + width] = 1
         if self.manifest["coherence"]["thumbnail"]:
             self.denoise(alone, [(0, 0)], (height, width), margin, steps)
-        self.denoise(whole, places, (height, width), margin, steps)
+        for halvings in range(grid.get("levels_between", 0), -1, -1):
+            rows, cols = grid["rows"] >> halvings, grid["cols"] >> halvings
+            level = whole[:, :, : rows * height + 2 * margin, : cols * width + 2 * margin].copy() if halvings else whole
+            level[:, -1] = 0
+            level[:, -1, margin : margin + rows * height, margin : margin + cols * width] = 1
+            places = [(r * height, c * width) for r in range(rows) for c in range(cols)]
+            self.denoise(level, places, (height, width), margin, steps)
         latent = whole[:, :-1, margin : margin + shape["height"], margin : margin + shape["width"]]
         self.inputs["decoder"]["latent"][:] = self.snapped(latent)
         return self.run["decoder"]()

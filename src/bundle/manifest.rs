@@ -86,6 +86,14 @@ pub struct Grid {
     pub rows: usize,
     /// Columns of blocks.
     pub cols: usize,
+    /// Levels between the thumbnail and the blocks, each the latent averaged down; see
+    /// [`BlockGrid::with_levels_between`]. Absent: none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub levels_between: usize,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// How neighbours are found.
@@ -281,7 +289,8 @@ impl Manifest {
     /// [`Error::Usage`] as [`BlockGrid::new`].
     pub fn block_grid(&self) -> Result<BlockGrid> {
         let Coherence { thumbnail, margin, .. } = self.coherence;
-        BlockGrid::new(self.latent.shape, self.grid.rows, self.grid.cols, thumbnail, margin)
+        BlockGrid::new(self.latent.shape, self.grid.rows, self.grid.cols, thumbnail, margin)?
+            .with_levels_between(self.grid.levels_between)
     }
 
     /// The tensors that each network of this bundle must take and give.

@@ -40,7 +40,7 @@ pub struct ModelInfo {
     pub block_rows: u32,
     /// Columns of blocks.
     pub block_cols: u32,
-    /// 1 where a thumbnail is drawn before the blocks, else 0.
+    /// Positions that are drawn before the blocks: 0; 1, a thumbnail; more, a thumbnail and the blocks of coarser levels.
     pub thumbnail: u32,
     /// Most neighbours that can be asked for.
     pub neighbours: u32,
@@ -185,7 +185,7 @@ pub unsafe extern "C" fn rissole_model_get_info(
                 height: number(m.image.height)?,
                 block_rows: number(m.grid.rows)?,
                 block_cols: number(m.grid.cols)?,
-                thumbnail: u32::from(m.coherence.thumbnail),
+                thumbnail: number(m.block_grid()?.position_of(0))?,
                 neighbours: number(m.retrieval.neighbours)?,
                 max_steps: number(m.diffusion.timesteps)?,
                 steps: number(m.diffusion.steps)?,

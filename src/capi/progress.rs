@@ -41,11 +41,11 @@ pub struct Progress {
     pub done: u32,
     /// Steps in all.
     pub total: u32,
-    /// For RISSOLE_PROGRESS_KIND_BLOCK: what was finished. Where the model draws a thumbnail (rissole_model_info), 0 is the
-    /// thumbnail, which shows everywhere until blocks take its place, and 1 + b is block b; else b is block b. Blocks are
-    /// counted row by row: b lies in row b / block_cols and column b % block_cols of the blocks, each of which has
-    /// latent_height / block_rows rows and latent_width / block_cols columns of cells, or height / block_rows rows and
-    /// width / block_cols columns of pixels; nothing is left over.
+    /// For RISSOLE_PROGRESS_KIND_BLOCK: what was finished. With `thumbnail` of the rissole_model_info, thumbnail + b is
+    /// block b. What comes before shows until blocks take its place: 0 is the thumbnail, which shows everywhere, others
+    /// are blocks of coarser levels. Blocks are counted row by row: b lies in row b / block_cols and column b % block_cols
+    /// of the blocks, each of which has latent_height / block_rows rows and latent_width / block_cols columns of cells, or
+    /// height / block_rows rows and width / block_cols columns of pixels; nothing is left over.
     pub position: u32,
     /// Values at `latent`: 0 or as many as the rissole_model_info says.
     pub latent_values: u32,

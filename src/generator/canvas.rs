@@ -2,15 +2,13 @@
 
 use crate::latent::{BlockGrid, gather_cells};
 
-/// The whole latent and its thumbnail, both noisy where they are being drawn, and what to show of them.
+/// All levels, noisy where they are being drawn, and what to show of them.
 #[derive(Debug)]
 pub(super) struct Canvas {
     grid: BlockGrid,
     scale: f32,
-    /// C×H×W, scaled.
-    latent: Vec<f32>,
-    /// C×h×w, scaled.
-    thumbnail: Vec<f32>,
+    /// The levels in order, each CHW, scaled.
+    levels: Vec<Vec<f32>>,
     /// C×H×W, unscaled: the data as estimated now.
     shown: Vec<f32>,
 }
@@ -18,8 +16,8 @@ pub(super) struct Canvas {
 impl Canvas {
     /// An empty canvas; `scale` is the manifest's latent scale.
     pub fn new(grid: BlockGrid, scale: f32) -> Self {
-        let whole = vec![0.0; grid.latent().len()];
-        Self { grid, scale, latent: whole.clone(), thumbnail: vec![0.0; grid.block().len()], shown: whole }
+        let levels = (0..grid.levels()).map(|level| vec![0.0; grid.level(level).latent().len()]).collect();
+        Self { grid, scale, levels, shown: vec![0.0; grid.latent().len()] }
     }
 
     /// What to show: see [`Preview::latent`](super::Preview::latent).
@@ -27,52 +25,55 @@ impl Canvas {
         &self.shown
     }
 
-    /// The thumbnail, C×h×w, scaled.
-    pub fn thumbnail(&self) -> &[f32] {
-        &self.thumbnail
+    /// Level `level`, CHW, scaled.
+    pub fn level(&self, level: usize) -> &[f32] {
+        &self.levels[level]
     }
 
     /// Reads what stands at `position` into `out` (C×h×w, scaled).
     pub fn read(&self, position: usize, out: &mut [f32]) {
-        match self.grid.block_at(position) {
-            Some(block) => self.grid.read_block(&self.latent, block, out),
-            None => out.copy_from_slice(&self.thumbnail),
-        }
+        let (level, block) = self.grid.locate(position);
+        self.grid.level(level).read_block(&self.levels[level], block, out);
     }
 
     /// Puts `values` (C×h×w, scaled) at `position`.
     pub fn write(&mut self, position: usize, values: &[f32]) {
-        match self.grid.block_at(position) {
-            Some(block) => self.grid.write_block(values, block, &mut self.latent),
-            None => self.thumbnail.copy_from_slice(values),
-        }
+        let (level, block) = self.grid.locate(position);
+        self.grid.level(level).write_block(values, block, &mut self.levels[level]);
     }
 
-    /// Shows `data` (C×h×w, scaled) at `position`; a thumbnail, upsampled, everywhere.
+    /// Shows `data` (C×h×w, scaled) at `position`, upsampled to the latent: a thumbnail everywhere.
     pub fn show(&mut self, position: usize, data: &[f32]) {
         let unscaled: Vec<f32> = data.iter().map(|v| v / self.scale).collect();
-        if let Some(block) = self.grid.block_at(position) {
+        let (level, block) = self.grid.locate(position);
+        if level == self.grid.finest() {
             return self.grid.write_block(&unscaled, block, &mut self.shown);
         }
-        let (cells, block_cells) = (self.grid.latent().cells(), self.grid.block().cells());
-        for (plane, thumbnail) in self.shown.chunks_exact_mut(cells).zip(unscaled.chunks_exact(block_cells)) {
-            let over = |cell| thumbnail[self.grid.thumbnail_cell_over(cell)];
-            plane.iter_mut().enumerate().for_each(|(cell, value)| *value = over(cell));
+        let part = self.grid.level(level);
+        // For every cell of the level its place in the block, where it has one.
+        let mut places = vec![None; part.latent().cells()];
+        part.block_cells(block).enumerate().for_each(|(i, cell)| places[cell] = Some(i));
+        let (over, cells) = (self.grid.over(self.grid.finest(), level), self.grid.latent().cells());
+        for (plane, block) in self.shown.chunks_exact_mut(cells).zip(unscaled.chunks_exact(part.block().cells())) {
+            for (cell, value) in plane.iter_mut().enumerate() {
+                if let Some(i) = places[over(cell)] {
+                    *value = block[i];
+                }
+            }
         }
     }
 
     /// Reads the cells `cells` (of the plane that `position` lies in) of every channel into `out`.
     pub fn gather(&self, position: usize, cells: &[Option<usize>], out: &mut [f32]) {
-        match self.grid.block_at(position) {
-            Some(_) => gather_cells(&self.latent, self.grid.latent().cells(), cells, out),
-            None => gather_cells(&self.thumbnail, self.grid.block().cells(), cells, out),
-        }
+        let (level, _) = self.grid.locate(position);
+        gather_cells(&self.levels[level], self.grid.level(level).latent().cells(), cells, out);
     }
 
     /// The whole latent, CHW, unscaled: what is left when all is drawn.
     pub fn into_latent(mut self) -> Vec<f32> {
-        self.latent.iter_mut().for_each(|value| *value /= self.scale);
-        self.latent
+        let mut latent = self.levels.pop().unwrap_or_default();
+        latent.iter_mut().for_each(|value| *value /= self.scale);
+        latent
     }
 }
 
@@ -102,5 +103,22 @@ mod tests {
         assert_eq!(window[5..7], [2.0, 4.0]);
         assert_eq!(window[15], 0.0);
         assert_eq!(canvas.into_latent()[10..12], [5.0, 5.0]);
+    }
+
+    #[test]
+    fn a_level_between_shows_its_blocks_where_they_lie() {
+        let latent = LatentShape { channels: 1, height: 4, width: 8 };
+        let grid = BlockGrid::new(latent, 4, 8, true, 0).unwrap().with_levels_between(1).unwrap();
+        let mut canvas = Canvas::new(grid, 2.0);
+        canvas.show(0, &[2.0]);
+        // The last of 2×4 blocks of one cell.
+        canvas.write(8, &[6.0]);
+        canvas.show(8, &[6.0]);
+        assert_eq!(canvas.level(1)[7], 6.0);
+        assert_eq!(canvas.shown()[16..], [[1.0; 6], [1.0; 6]].map(|row| [&row[..], &[3.0; 2]].concat()).concat());
+        canvas.write(40, &[8.0]);
+        canvas.show(40, &[8.0]);
+        assert_eq!(canvas.shown()[30..], [3.0, 4.0]);
+        assert_eq!(canvas.into_latent()[30..], [0.0, 4.0]);
     }
 }

@@ -67,29 +67,36 @@ impl Guide<'_> {
     /// The window of database image `image` at `position`, unscaled.
     fn window_of(&self, image: u32, position: usize, cells: &[Option<usize>], out: &mut [f32]) -> Result<()> {
         let mut block = vec![0.0; self.grid.block().len()];
-        let Some(here) = self.grid.block_at(position) else {
+        let (level, here) = self.grid.locate(position);
+        if self.grid.is_thumbnail(level) {
             self.database.read_block(image, position, &mut block)?;
             gather_cells(&block, self.grid.block().cells(), cells, out);
             return Ok(());
-        };
+        }
+        let is_latent = level == self.grid.finest();
         // Without a margin a window is its block, and the other blocks need not be read.
-        let seen = if self.grid.margin() == 0 { here..here + 1 } else { 0..self.grid.blocks() };
-        let mut latent = vec![0.0; self.grid.latent().len()];
+        let seen = if is_latent && self.grid.margin() == 0 { here..here + 1 } else { 0..self.grid.blocks() };
+        let (mut latent, stored) = (vec![0.0; self.grid.latent().len()], self.database.grid());
         for other in seen {
-            self.database.read_block(image, self.grid.position_of(other), &mut block)?;
+            self.database.read_block(image, stored.position_of(other), &mut block)?;
             self.grid.write_block(&block, other, &mut latent);
         }
-        gather_cells(&latent, self.grid.latent().cells(), cells, out);
+        if !is_latent {
+            latent = self.grid.average_down(&latent, level);
+        }
+        gather_cells(&latent, self.grid.level(level).latent().cells(), cells, out);
         Ok(())
     }
 
-    /// `thumbnail` [1, C, wh, ww]: the thumbnail's cell over each cell of the window, scaled; zeros for the
+    /// `thumbnail` [1, C, wh, ww]: the next coarser level's cell over each cell of the window, scaled; zeros for the
     /// thumbnail itself.
     fn thumbnail(&self, position: usize, cells: &[Option<usize>], canvas: &Canvas) -> Vec<f32> {
         let mut out = vec![0.0; self.grid.window().len()];
-        if self.grid.block_at(position).is_some() {
-            let over: Vec<_> = cells.iter().map(|cell| cell.map(|cell| self.grid.thumbnail_cell_over(cell))).collect();
-            gather_cells(canvas.thumbnail(), self.grid.block().cells(), &over, &mut out);
+        let (level, _) = self.grid.locate(position);
+        if let Some(coarser) = level.checked_sub(1) {
+            let over = self.grid.over(level, coarser);
+            let over: Vec<_> = cells.iter().map(|cell| cell.map(&over)).collect();
+            gather_cells(canvas.level(coarser), self.grid.level(coarser).latent().cells(), &over, &mut out);
         }
         out
     }

@@ -1,7 +1,7 @@
 //! From a seed to a picture: retrieve → per position denoise → stitch → decode.
 //!
-//! The pseudo-query's neighbours are looked up once. Then the positions are drawn in groups: the thumbnail
-//! first, where there is one; then the blocks, all together where they see each other (a margin), else on
+//! The pseudo-query's neighbours are looked up once. Then the positions are drawn in groups, level by level: the thumbnail
+//! first, where there is one; of each level the blocks, all together where they see each other (a margin), else on
 //! their own, as many at once as there are threads. All blocks of a group advance step by step. A group of one is drawn by
 //! all threads together.
 
@@ -16,6 +16,7 @@ mod settings;
 mod snap;
 
 use std::borrow::Borrow;
+use std::ops::Range;
 use std::time::Instant;
 
 use image::RgbImage;
@@ -271,7 +272,7 @@ impl Generator {
         let latent = self.encode(image)?; // C×H×W
         match self.opened.grid.block_at(self.opened.manifest.retrieval.query_position) {
             Some(block) => self.opened.grid.read_block(&latent, block, out),
-            None => out.copy_from_slice(&self.opened.grid.average_down(&latent)),
+            None => out.copy_from_slice(&self.opened.grid.average_down(&latent, 0)),
         }
         Ok(())
     }
@@ -374,11 +375,12 @@ fn fitting(plans: &[Plan], budget: u64) -> Result<Plan> {
 }
 
 /// The positions in the order they are drawn, in groups that advance together.
-fn groups(grid: &BlockGrid, blocks_at_once: usize) -> Vec<std::ops::Range<usize>> {
-    let first = grid.position_of(0);
-    let starts = (first..grid.positions()).step_by(blocks_at_once);
-    let blocks = starts.map(|start| start..(start + blocks_at_once).min(grid.positions()));
-    (0..first).map(|thumbnail| thumbnail..thumbnail + 1).chain(blocks).collect()
+fn groups(grid: &BlockGrid, blocks_at_once: usize) -> Vec<Range<usize>> {
+    let of_level = |level| {
+        let Range { start, end } = grid.positions_of(level);
+        (start..end).step_by(blocks_at_once).map(move |start| start..(start + blocks_at_once).min(end))
+    };
+    (0..grid.levels()).flat_map(of_level).collect()
 }
 
 /// Adds the seconds that `work` takes to `seconds`.

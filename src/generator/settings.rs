@@ -59,7 +59,8 @@ impl Settings {
         let at_once = self.blocks_at_once(manifest, grid);
         let blocks = self.threads.min(at_once);
         let (latent, window) = (grid.latent().len() as u64, grid.window().len() as u64);
-        // The conditioner's inputs are gathered for each block; the canvas holds three latents.
+        // The conditioner's inputs are gathered for each block, from a latent and that averaged down; the canvas holds the
+        // latent twice, and coarser levels, which come to less than another.
         let inputs = (manifest.retrieval.neighbours as u64 + 2) * window + 2 * latent;
         let walk =
             at_once as u64 * Drawing::bytes(grid, condition, self.guidance) + 4 * (blocks as u64 * inputs + 3 * latent);
@@ -73,8 +74,8 @@ impl Settings {
 /// The database must be cut like the bundle's latents, and hold enough pictures.
 pub(super) fn check_database(database: &BlockDatabase, manifest: &Manifest, settings: Settings) -> Result<()> {
     let fault = |text: String| Err(Error::file(database.path(), text));
-    let (latent, grid) = (manifest.latent, manifest.grid);
-    if database.grid() != BlockGrid::new(latent.shape, grid.rows, grid.cols, manifest.coherence.thumbnail, 0)? {
+    let latent = manifest.latent;
+    if database.grid() != manifest.block_grid()?.stored() {
         return fault("its latents or blocks are not those of the manifest".into());
     }
     let books = (database.codebook_size(), database.thumbnail_codebook_size());

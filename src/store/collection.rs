@@ -54,7 +54,7 @@ impl Collection {
                 codes[grid.position_of(i)].extend(halves(&block));
             }
             if grid.has_thumbnail() {
-                codes[0].extend(halves(&grid.average_down(latent)));
+                codes[0].extend(halves(&grid.average_down(latent, 0)));
             }
             return Ok(());
         }
@@ -64,7 +64,7 @@ impl Collection {
         }
         if let Some(book) = thumbnail_codebook {
             let quantized = values(&whole, shape.channels, codebook);
-            codes[0].extend(nearest_codes(&grid.average_down(&quantized), shape.channels, book));
+            codes[0].extend(nearest_codes(&grid.average_down(&quantized, 0), shape.channels, book));
         }
         Ok(())
     }

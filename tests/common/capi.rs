@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 use std::ptr::null_mut;
 use std::sync::Mutex;
 
+use rissole::Manifest;
 use rissole::bundle::manifest::{Coherence, NeighbourSource};
 use rissole::capi::fault::{ErrorInfo, MESSAGE_BYTES, Status};
 use rissole::capi::generator::*;
@@ -30,10 +31,15 @@ impl Opened {
 
     /// Of a model with this guidance by default.
     pub fn guided(guidance: Option<f32>, change: impl FnOnce(&mut Options)) -> Self {
-        let dir = TempDir::new();
         let coherence = Coherence { thumbnail: true, margin: 1, position_embedding: true, previous_block: false };
         let mut manifest = common::manifest(coherence, NeighbourSource::Database);
         manifest.retrieval.guidance = guidance;
+        Self::of(manifest, change)
+    }
+
+    /// Of a bundle with this manifest.
+    pub fn of(manifest: Manifest, change: impl FnOnce(&mut Options)) -> Self {
+        let dir = TempDir::new();
         common::bundle(dir.path(), manifest);
         let (mut model, mut generator) = (null_mut(), null_mut());
         let mut options = options();

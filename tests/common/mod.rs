@@ -81,7 +81,17 @@ pub fn manifest(coherence: Coherence, source: NeighbourSource) -> Manifest {
 }
 
 /// The same for latents of other sides, which 2×3 blocks divide.
-pub fn manifest_of(coherence: Coherence, source: NeighbourSource, [height, width]: [usize; 2]) -> Manifest {
+pub fn manifest_of(coherence: Coherence, source: NeighbourSource, sides: [usize; 2]) -> Manifest {
+    manifest_on(Grid { rows: 2, cols: 3, levels_between: 0 }, coherence, source, sides)
+}
+
+/// One for 4×6 blocks of 4×5 cells, which see each other, below a level of 2×3 blocks and a thumbnail.
+pub fn pyramid() -> Manifest {
+    let coherence = Coherence { thumbnail: true, margin: 1, position_embedding: true, previous_block: false };
+    manifest_on(Grid { rows: 4, cols: 6, levels_between: 1 }, coherence, NeighbourSource::Database, [16, 30])
+}
+
+fn manifest_on(grid: Grid, coherence: Coherence, source: NeighbourSource, [height, width]: [usize; 2]) -> Manifest {
     let entry = |file: &str| NetworkEntry { file: file.into(), inputs: vec![], outputs: vec![] };
     let mut manifest = Manifest {
         format: FORMAT,
@@ -96,7 +106,7 @@ pub fn manifest_of(coherence: Coherence, source: NeighbourSource, [height, width
             thumbnail_codebook_size: if coherence.thumbnail { CODES } else { 0 },
             snap_to_codebook: true,
         },
-        grid: Grid { rows: 2, cols: 3 },
+        grid,
         retrieval: Retrieval { neighbours: 4, query_position: 0, exclude_self: true, source, guidance: None },
         coherence,
         diffusion: Diffusion {
@@ -163,7 +173,7 @@ pub fn list_files(dir: &Path, mut manifest: Manifest) -> Bundle {
 
 /// A database of random codes, or of random values where the manifest has no codebook, and its index.
 fn write_database(dir: &Path, manifest: &Manifest) {
-    let grid = manifest.block_grid().unwrap();
+    let grid = manifest.block_grid().unwrap().stored();
     let path = dir.join(&manifest.database);
     coded_or_not(manifest, grid).write(&path).unwrap();
     let database = BlockDatabase::open(&path).unwrap();

@@ -231,6 +231,7 @@ fn denoiser(args: &BenchArgs) -> DenoiserTraining {
         rows: 2,
         cols: 2,
         thumbnail: false,
+        levels_between: 0,
         margin: args.margin,
         position_embedding: true,
         previous_block: false,

@@ -137,6 +137,7 @@ fn train<B: Backend>(backend: &B, steps: usize, requests: impl Fn() -> u64) -> R
         rows: 2,
         cols: 2,
         thumbnail: false,
+        levels_between: 0,
         margin: 2,
         position_embedding: true,
         previous_block: false,

@@ -180,6 +180,16 @@ fn networks(bundle: &Bundle) -> BTreeMap<String, Value> {
     bundle.manifest.networks.all().map(|entry| (entry.file.clone(), described(entry))).collect()
 }
 
+/// The sizes of the levels between thumbnail and blocks.
+fn between(grid: &rissole::BlockGrid) -> String {
+    let size = |level| {
+        let (rows, cols) = grid.level(level).rows_cols();
+        format!("{rows}×{cols}")
+    };
+    let sizes: Vec<_> = (1..grid.finest()).map(size).collect();
+    format!("then {} blocks of it averaged down", sizes.join(", "))
+}
+
 fn summary(manifest: &Manifest) -> Result<Vec<(String, String)>> {
     let grid = manifest.block_grid()?;
     let (latent, block, coherence) = (grid.latent(), grid.block(), manifest.coherence);
@@ -188,6 +198,7 @@ fn summary(manifest: &Manifest) -> Result<Vec<(String, String)>> {
     let retrieval = manifest.retrieval;
     let parts = [
         (coherence.thumbnail, "thumbnail first".to_owned()),
+        (grid.levels() > 2, between(&grid)),
         (coherence.margin > 0, format!("window of {} cells", coherence.margin)),
         (coherence.position_embedding, "position embedding".to_owned()),
         (coherence.previous_block, "previous block".to_owned()),

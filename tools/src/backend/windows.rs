@@ -74,7 +74,7 @@ pub struct Subject {
     pub weight: f32,
     /// Zeros in place of neighbours.
     pub without_neighbours: bool,
-    /// Standard deviation of the noise on the thumbnail that conditions a block.
+    /// Standard deviation of the noise on the coarser level that conditions a block.
     pub thumbnail_deviation: f32,
     /// What all its noise follows from.
     pub key: Key,
@@ -134,7 +134,7 @@ pub(super) fn exact(n: usize) -> f32 {
 pub(super) mod stream {
     /// On the window.
     pub const WINDOW: u32 = 0;
-    /// On the thumbnail.
+    /// On the coarser level.
     pub const THUMBNAIL: u32 = 1;
     /// In place of neighbours.
     pub const NEIGHBOURS: u32 = 2;
@@ -151,7 +151,7 @@ pub struct Batch<T> {
     pub positions: T,
     /// `[N, h, w, k·C]`.
     pub neighbours: T,
-    /// `[N, h, w, C]`, where there are thumbnails.
+    /// `[N, h, w, C]`, the next coarser level, where there are thumbnails; zeros for those.
     pub thumbnail: Option<T>,
     /// `[N, h, w, C]`, where the block drawn before is a condition.
     pub previous: Option<T>,
@@ -209,15 +209,32 @@ pub struct Layout {
     pub settings: WindowSettings,
     /// Neighbours stacked in a condition.
     pub neighbours: usize,
-    /// For every position and cell of its window the latent's cell, at the thumbnail's position its own, or `u32::MAX`
-    /// outside the picture.
+    /// For every position and cell of its window the cell of its level, or `u32::MAX` outside the picture.
     pub window: Vec<u32>,
+    /// For every position its level.
+    pub level: Vec<u32>,
+    /// The levels.
+    pub levels: Vec<Level>,
     /// For every cell of a block its place in the window.
     pub own: Vec<u32>,
-    /// For every cell of the thumbnail the latent's cells under it, as many as there are blocks, in order.
+    /// Level by level, for every cell the latent's cells under it, in order; see [`Level::under`].
     pub under: Vec<u32>,
-    /// For every cell of the latent the thumbnail's cell over it.
+    /// Level by level, for every cell the next coarser level's cell over it; see [`Level::over`].
     pub over: Vec<u32>,
+}
+
+/// A level of a grid, as a device is told of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Level {
+    /// Cells of the latent under one of its own.
+    pub share: u32,
+    /// Where those of its first cell begin in [`Layout::under`].
+    pub under: u32,
+    /// Where that of its first cell lies in [`Layout::over`]; the coarsest has none.
+    pub over: u32,
+    /// 1 for the thumbnail, else 0.
+    pub is_thumbnail: u32,
 }
 
 impl Layout {
@@ -227,17 +244,31 @@ impl Layout {
         let (window, block, margin) = (grid.window(), grid.block(), grid.margin());
         let number = |cell: Option<usize>| cell.map_or(OUTSIDE, |cell| cell as u32);
         let own = |i: usize| (i / block.width + margin) * window.width + i % block.width + margin;
-        let over: Vec<u32> = (0..grid.latent().cells()).map(|cell| grid.thumbnail_cell_over(cell) as u32).collect();
-        let under = |thumbnail_cell: u32| {
-            let over = &over;
-            (0..over.len()).filter(move |&cell| over[cell] == thumbnail_cell).map(|cell| cell as u32)
-        };
+        let (mut levels, mut under, mut over) = (Vec::new(), Vec::new(), Vec::new());
+        for level in 0..grid.levels() {
+            let cells = grid.level(level).latent().cells();
+            levels.push(Level {
+                share: (grid.latent().cells() / cells) as u32,
+                under: under.len() as u32,
+                over: over.len() as u32,
+                is_thumbnail: u32::from(grid.is_thumbnail(level)),
+            });
+            let of_latent = grid.over(grid.finest(), level);
+            let mut below = vec![Vec::new(); cells];
+            (0..grid.latent().cells()).for_each(|cell| below[of_latent(cell)].push(cell as u32));
+            under.extend(below.concat());
+            if let Some(coarser) = level.checked_sub(1) {
+                over.extend((0..cells).map(grid.over(level, coarser)).map(|cell| cell as u32));
+            }
+        }
         Self {
             settings,
             neighbours: set.neighbours_per_image,
             window: (0..grid.positions()).flat_map(|p| grid.position_cells(p)).map(number).collect(),
             own: (0..block.cells()).map(|i| own(i) as u32).collect(),
-            under: (0..block.cells() as u32).flat_map(under).collect(),
+            level: (0..grid.positions()).map(|p| grid.locate(p).0 as u32).collect(),
+            levels,
+            under,
             over,
             grid,
         }
@@ -248,12 +279,7 @@ impl Layout {
         noisy_channels(&self.grid)
     }
 
-    /// The position of the thumbnail, or more than there are.
-    pub fn thumbnail_position(&self) -> usize {
-        if self.grid.has_thumbnail() { 0 } else { self.grid.positions() }
-    }
-
-    /// The position of the block drawn before that at `position`; none for the first and for the thumbnail.
+    /// The position of the block drawn before that at `position`; none for the first and above the latent.
     pub fn position_before(&self, position: usize) -> Option<usize> {
         let before = self.grid.block_at(position)?.checked_sub(1)?;
         Some(self.grid.position_of(before))

@@ -82,7 +82,7 @@ impl<'a> Source<'a> {
     fn latent(&self, picture: u32) -> Result<Vec<f32>> {
         let (mut latent, mut values) = (vec![0.0; self.grid.latent().len()], vec![0.0; self.grid.block().len()]);
         for block in 0..self.grid.blocks() {
-            self.database.read_block(picture, self.grid.position_of(block), &mut values)?;
+            self.database.read_block(picture, self.database.grid().position_of(block), &mut values)?;
             self.grid.write_block(&values, block, &mut latent);
         }
         Ok(latent)

@@ -69,7 +69,7 @@ impl Run {
                 thumbnail_codebook_size: d.thumbnail_codebook_size,
                 snap_to_codebook: r.sampling.snap_to_codebook,
             },
-            grid: Grid { rows: d.rows, cols: d.cols },
+            grid: Grid { rows: d.rows, cols: d.cols, levels_between: d.levels_between },
             retrieval: Retrieval {
                 neighbours: d.neighbours,
                 query_position: 0,

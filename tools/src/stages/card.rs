@@ -63,6 +63,7 @@ impl Run {
                 "Blocks",
                 format!("{}×{}", grid.rows, grid.cols)
                     + &how(coherence.thumbnail, ", a thumbnail drawn first".into())
+                    + &how(grid.levels_between > 0, format!(", then {} level(s) between", grid.levels_between))
                     + &how(coherence.margin > 0, format!(", each sees {} cells around it", coherence.margin))
                     + &how(coherence.previous_block, ", each sees the one before".into()),
             ),

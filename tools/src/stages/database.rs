@@ -139,7 +139,7 @@ impl Run {
     /// Writes the database of the training pictures, whose latents have `codes`, `N × H·W`; where as many again come
     /// after them, also that of the mirrored pictures, in the same order.
     fn write_database(&self, dataset: &Dataset, split: &Split, codebook: &Codebook, codes: &[u32]) -> Result<()> {
-        let grid = self.recipe.denoiser.shape(self.recipe.latent_shape())?.grid;
+        let grid = self.recipe.denoiser.shape(self.recipe.latent_shape())?.grid.stored();
         let (codes, mirrored) = codes.split_at(split.train.len() * grid.latent().cells());
         let thumbnails = grid
             .has_thumbnail()
@@ -273,7 +273,7 @@ pub(super) fn latent_codes(database: &BlockDatabase, grid: &BlockGrid) -> Result
     let (mut codes, mut buffer) = (vec![0u16; images as usize * cells], RowBuffer::default());
     for (image, latent) in (0..images).zip(codes.chunks_exact_mut(cells)) {
         for block in 0..grid.blocks() {
-            let row = database.row(image, grid.position_of(block), &mut buffer)?;
+            let row = database.row(image, database.grid().position_of(block), &mut buffer)?;
             grid.block_cells(block).zip(row.iter()).for_each(|(cell, code)| latent[cell] = code as u16);
         }
     }
@@ -285,10 +285,10 @@ fn averaged_cells(grid: &BlockGrid, codebook: &Codebook, codes: &[u32]) -> Vec<f
     let c = codebook.channels;
     let share = 1.0 / grid.blocks() as f32;
     let mut out = vec![0.0; codes.len() / grid.blocks() * c];
-    let thumbnails = out.chunks_exact_mut(grid.block().cells() * c);
+    let (thumbnails, over) = (out.chunks_exact_mut(grid.block().cells() * c), grid.over(grid.finest(), 0));
     for (thumbnail, latent) in thumbnails.zip(codes.chunks_exact(grid.latent().cells())) {
         for (cell, &code) in latent.iter().enumerate() {
-            let to = &mut thumbnail[grid.thumbnail_cell_over(cell) * c..][..c];
+            let to = &mut thumbnail[over(cell) * c..][..c];
             let from = &codebook.entries[code as usize * c..][..c];
             to.iter_mut().zip(from).for_each(|(to, from)| *to += share * from);
         }

@@ -137,7 +137,7 @@ pub(super) fn latent_scale(database: &BlockDatabase, grid: &rissole::BlockGrid) 
     Random::new(1).shuffle(&mut order);
     for &image in order.iter().take(2_000) {
         for b in 0..grid.blocks() {
-            database.read_block(image, grid.position_of(b), &mut block)?;
+            database.read_block(image, database.grid().position_of(b), &mut block)?;
             for &v in &block {
                 sum += f64::from(v);
                 squares += f64::from(v) * f64::from(v);

@@ -35,6 +35,10 @@ pub struct DenoiserTraining {
     pub cols: usize,
     /// Coherence: draw the averaged latent first and condition on it.
     pub thumbnail: bool,
+    /// Coherence: levels drawn between the thumbnail and the blocks, each the latent averaged down to half as many blocks
+    /// along either side as the next; absent: none.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub levels_between: usize,
     /// Coherence: cells of neighbouring blocks' noisy values that a block sees; 0 none, at most 2.
     pub margin: usize,
     /// Tell the network its position (needed with a thumbnail).
@@ -81,7 +85,8 @@ impl DenoiserTraining {
     /// # Errors
     /// [`Error::Usage`] when the settings do not go together.
     pub fn shape(&self, latent: LatentShape) -> Result<DenoiserShape> {
-        let grid = BlockGrid::new(latent, self.rows, self.cols, self.thumbnail, self.margin)?;
+        let grid = BlockGrid::new(latent, self.rows, self.cols, self.thumbnail, self.margin)?
+            .with_levels_between(self.levels_between)?;
         if self.margin > Denoiser::MOST_MARGIN {
             let (margin, most) = (self.margin, Denoiser::MOST_MARGIN);
             return Err(Error::Usage(format!(
@@ -123,6 +128,11 @@ impl DenoiserTraining {
         let &Self { prediction, source, previous_block, .. } = self;
         WindowSettings { prediction, source, previous_block }
     }
+}
+
+/// For a setting that is left out where it is none.
+fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Part of every hash of settings; another where the same settings have come to mean another network.

@@ -37,7 +37,8 @@ pub struct BatchSettings<'a> {
     /// Cap γ of the min-SNR weight (Hang et al. 2023); none: every timestep counts the same in the loss on the
     /// predicted quantity.
     pub min_snr: Option<f64>,
-    /// Share of samples that are thumbnails, where there are thumbnails.
+    /// Share of samples that are thumbnails, where there are thumbnails; the blocks of all other levels are as likely as each
+    /// other.
     pub thumbnail_share: f32,
     /// Largest standard deviation of the noise on the thumbnail that conditions a block.
     pub thumbnail_noise: f32,
@@ -112,7 +113,8 @@ impl<'a> Sampler<'a> {
         if self.grid.has_thumbnail() && random.uniform() < self.settings.thumbnail_share {
             return 0;
         }
-        self.grid.position_of(random.below(self.grid.blocks()))
+        let first = usize::from(self.grid.has_thumbnail());
+        first + random.below(self.grid.positions() - first)
     }
 
     /// min-SNR: min(SNR, γ) on the error of x₀, expressed on the error of what is predicted.
@@ -185,7 +187,7 @@ mod tests {
     fn thumbnail(set: &LatentSet, image: usize) -> Vec<f32> {
         let mut planes = vec![0.0; 32];
         (0..16).for_each(|i| (0..2).for_each(|c| planes[c * 16 + i] = cell(set, image, i)[c]));
-        let averaged = set.grid.average_down(&planes);
+        let averaged = set.grid.average_down(&planes, 0);
         (0..8).map(|i| averaged[i % 2 * 4 + i / 2]).collect()
     }
 
@@ -226,11 +228,51 @@ mod tests {
                 };
                 assert!((noisy[0] - value[0]).abs() < 1e-3 && (noisy[1] - value[1]).abs() < 1e-3);
                 assert_eq!(near[0], neighbour);
-                let expected = if position == 0 { 0.0 } else { thumbnail[set.grid.thumbnail_cell_over(place) * 2] };
+                let expected = if position == 0 { 0.0 } else { thumbnail[set.grid.over(1, 0)(place) * 2] };
                 assert!((over[i * 2] - expected).abs() < 1e-5);
             }
         }
         assert!((5..20).contains(&thumbnails), "{thumbnails}");
+    }
+
+    #[test]
+    fn a_level_between_and_its_neighbours_are_averages_conditioned_on_the_level_above() {
+        let latent = LatentShape { channels: 2, height: 4, width: 4 };
+        let grid = BlockGrid::new(latent, 4, 4, true, 1).unwrap().with_levels_between(1).unwrap();
+        let set = LatentSet { grid, ..set(true, 1) };
+        let alphas = [1.0 - 1e-15];
+        let sampler = Sampler::new(&set, settings(&alphas));
+        let averaged = |image: usize, level| {
+            let value = |i: usize| cell(&set, image, i % 16)[i / 16];
+            grid.average_down(&(0..32).map(value).collect::<Vec<_>>(), level)
+        };
+        let mut drawn = [0; 3];
+        for subject in sampler.draw(200, &mut Random::new(7)) {
+            let sample = batch(&set, sampler.settings.windows, &[subject]);
+            let Subject { image, position, .. } = subject;
+            let (level, _) = grid.locate(position);
+            drawn[level] += 1;
+            if level == 0 {
+                continue;
+            }
+            let first = set.neighbours[image * 2] as usize;
+            let [own, near, above] = [(image, level), (first, level), (image, level - 1)].map(|(i, l)| averaged(i, l));
+            let cells = grid.level(level).latent().cells();
+            for (i, place) in grid.position_cells(position).into_iter().enumerate() {
+                let Some(place) = place else { continue };
+                for c in 0..2 {
+                    let over = above[c * above.len() / 2 + grid.over(level, level - 1)(place)];
+                    let pairs = [
+                        (sample.noisy[i * 3 + c], own[c * cells + place]),
+                        (sample.neighbours[i * 4 + c], near[c * cells + place]),
+                        (sample.thumbnail.as_ref().unwrap()[i * 2 + c], over),
+                    ];
+                    assert!(pairs.iter().all(|(got, expected)| (got - expected).abs() < 1e-3), "{pairs:?}");
+                }
+            }
+        }
+        // The thumbnail by its share of 0.3, four blocks of the level between beside sixteen.
+        assert!((40..80).contains(&drawn[0]) && (15..45).contains(&drawn[1]), "{drawn:?}");
     }
 
     #[test]

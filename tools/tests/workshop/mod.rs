@@ -24,9 +24,10 @@ commitment = 0.25
 model = { latent_channels = 4, widths = [8, 8], residuals = [1, 1], codebook_size = 16 }
 optimizer = { rate = 1e-3, warmup = 2, weight_decay = 0.0, max_norm = 1.0, average_decay = 0.9 }
 [denoiser]
-rows = 2
-cols = 2
+rows = 4
+cols = 4
 thumbnail = true
+levels_between = 1
 margin = 1
 position_embedding = true
 previous_block = false

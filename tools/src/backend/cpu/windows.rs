@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use rissole::bundle::manifest::{NeighbourSource, Prediction};
 
 use super::super::philox::fill_normal;
-use super::super::windows::{Batch, LatentSet, Layout, OUTSIDE, Subject, WindowSettings, stream};
+use super::super::windows::{Batch, LatentSet, Layout, Level, OUTSIDE, Subject, WindowSettings, stream};
 
 /// A set with its layout.
 #[derive(Debug)]
@@ -66,20 +66,22 @@ impl Latents {
         entry(&self.set.codebook, code, self.channels())
     }
 
-    /// Value of one cell of a picture's thumbnail: the average of the latent's cells under it.
-    fn thumbnail_value(&self, image: usize, cell: usize, channel: usize) -> f32 {
-        let blocks = self.set.grid.blocks();
-        let share = 1.0 / blocks as f32;
-        let under = &self.layout.under[cell * blocks..][..blocks];
-        under.iter().map(|&cell| share * self.cell(image, cell as usize)[channel]).sum()
+    /// The level of a position.
+    fn level(&self, position: usize) -> usize {
+        self.layout.level[position] as usize
+    }
+
+    /// Value of one cell of a level: the average of the picture's cells under it.
+    fn value(&self, level: usize, image: usize, cell: usize, channel: usize) -> f32 {
+        let Level { share, under, .. } = self.layout.levels[level];
+        let (count, under) = (share as usize, under as usize);
+        let under = &self.layout.under[under + cell * count..][..count];
+        under.iter().map(|&cell| 1.0 / share as f32 * self.cell(image, cell as usize)[channel]).sum()
     }
 
     /// Clean value of a cell of the window that is within the picture.
     fn clean(&self, s: &Subject, cell: u32, channel: usize) -> f32 {
-        match s.position == self.layout.thumbnail_position() {
-            true => self.thumbnail_value(s.image, cell as usize, channel),
-            false => self.cell(s.image, cell as usize)[channel],
-        }
+        self.value(self.level(s.position), s.image, cell as usize, channel)
     }
 
     fn window_noise(&self, s: &Subject) -> Vec<f32> {
@@ -136,31 +138,35 @@ impl Latents {
             return out.fill(0.0);
         }
         let neighbours = &set.neighbours[s.image * k..][..k];
-        let (block_cells, is_thumbnail) = (set.grid.block().cells(), s.position == self.layout.thumbnail_position());
+        let (block_cells, level) = (set.grid.block().cells(), self.level(s.position));
+        let is_thumbnail = set.grid.is_thumbnail(level);
         self.fill(s.position, k * c, out, |cell, out| {
             for (&neighbour, out) in neighbours.iter().zip(out.chunks_exact_mut(c)) {
                 let neighbour = neighbour as usize;
-                out.copy_from_slice(match is_thumbnail {
-                    true => entry(&set.thumbnail_codebook, set.thumbnail_codes[neighbour * block_cells + cell], c),
-                    false => self.cell(neighbour, cell),
-                });
+                if is_thumbnail {
+                    let code = set.thumbnail_codes[neighbour * block_cells + cell];
+                    out.copy_from_slice(entry(&set.thumbnail_codebook, code, c));
+                } else {
+                    let value = |channel| self.value(level, neighbour, cell, channel);
+                    out.iter_mut().enumerate().for_each(|(channel, out)| *out = value(channel));
+                }
             }
         });
     }
 
     fn thumbnail(&self, s: &Subject, out: &mut [f32]) {
-        if s.position == self.layout.thumbnail_position() {
-            return out.fill(0.0);
-        }
+        let level = self.level(s.position);
+        let Some(coarser) = level.checked_sub(1) else { return out.fill(0.0) };
         let c = self.channels();
-        // The sampled thumbnail will not be perfect: train with one that is not.
-        let mut noise = vec![0.0; self.set.grid.block().len()];
+        // The sampled level will not be perfect: train with one that is not.
+        let mut noise = vec![0.0; self.set.grid.level(coarser).latent().len()];
         fill_normal(s.key, stream::THUMBNAIL, &mut noise);
+        let over = &self.layout.over[self.layout.levels[level].over as usize..];
         self.fill(s.position, c, out, |cell, out| {
-            let over = self.layout.over[cell] as usize;
+            let over = over[cell] as usize;
             for (channel, out) in out.iter_mut().enumerate() {
                 let noise = noise[over * c + channel];
-                *out = self.thumbnail_value(s.image, over, channel) + s.thumbnail_deviation * noise;
+                *out = self.value(coarser, s.image, over, channel) + s.thumbnail_deviation * noise;
             }
         });
     }

@@ -17,6 +17,8 @@ pub struct Latents {
     thumbnail_codes: Buffer,
     neighbours: Buffer,
     window: Buffer,
+    level: Buffer,
+    levels: Buffer,
     own: Buffer,
     under: Buffer,
     over: Buffer,
@@ -37,6 +39,8 @@ impl Cuda {
             thumbnail_codes: self.upload_words(&set.thumbnail_codes),
             neighbours: self.upload_words(&set.neighbours),
             window: self.upload_words(&layout.window),
+            level: self.upload_words(&layout.level),
+            levels: self.upload_words(&layout.levels),
             own: self.upload_words(&layout.own),
             under: self.upload_words(&layout.under),
             over: self.upload_words(&layout.over),
@@ -47,20 +51,20 @@ impl Cuda {
 
     /// See [`Backend::draw`](super::super::Backend::draw).
     pub(super) fn draw_windows(&self, latents: &Latents, subjects: &Buffer, batch: &mut Batch<Buffer>) {
-        let Latents { layout, codebook, codes, window, under, over, .. } = latents;
+        let Latents { layout, codebook, codes, window, level, levels, under, over, .. } = latents;
         let grid = &layout.grid;
-        let (cells, channels, blocks) = (grid.window().cells(), grid.latent().channels, grid.blocks());
+        let (cells, channels) = (grid.window().cells(), grid.latent().channels);
         let (latent_cells, block_cells) = (grid.latent().cells(), grid.block().cells());
-        let (at, k) = (layout.thumbnail_position(), layout.neighbours);
+        let k = layout.neighbours;
 
         let flag = layout.noisy_channels() - channels;
-        let sizes = arguments![cells, channels, flag, latent_cells, at, blocks];
-        let arrays = arguments![subjects, window, under, codes, codebook, batch.noisy];
+        let sizes = arguments![cells, channels, flag, latent_cells];
+        let arrays = arguments![subjects, window, level, levels, under, codes, codebook, batch.noisy];
         self.each("draw_noisy", batch.noisy.len(), &[&sizes[..], &arrays].concat());
 
         let v = layout.settings.prediction == Prediction::V;
-        let sizes = arguments![block_cells, cells, channels, v, latent_cells, at, blocks];
-        let arrays = arguments![subjects, window, latents.own, under, codes, codebook, batch.target];
+        let sizes = arguments![block_cells, cells, channels, v, latent_cells];
+        let arrays = arguments![subjects, window, latents.own, level, levels, under, codes, codebook, batch.target];
         self.each("draw_target", batch.target.len(), &[&sizes[..], &arrays].concat());
 
         let n = batch.neighbours.len();
@@ -70,15 +74,15 @@ impl Cuda {
                 self.each("draw_neighbour_noise", n, &arguments);
             }
             NeighbourSource::Database => {
-                let sizes = arguments![cells, channels, k, latent_cells, at, block_cells];
-                let own = arguments![subjects, window, latents.neighbours, codes, codebook];
+                let sizes = arguments![cells, channels, k, latent_cells, block_cells];
+                let own = arguments![subjects, window, level, levels, under, latents.neighbours, codes, codebook];
                 let others = arguments![latents.thumbnail_codes, latents.thumbnail_codebook, batch.neighbours];
                 self.each("draw_neighbours", n, &[&sizes[..], &own, &others].concat());
             }
         }
         if let Some(thumbnail) = &batch.thumbnail {
-            let sizes = arguments![cells, channels, latent_cells, at, blocks];
-            let arrays = arguments![subjects, window, under, over, codes, codebook, thumbnail];
+            let sizes = arguments![cells, channels, latent_cells];
+            let arrays = arguments![subjects, window, level, levels, under, over, codes, codebook, thumbnail];
             self.each("draw_thumbnail", thumbnail.len(), &[&sizes[..], &arrays].concat());
         }
         if let Some(previous) = &batch.previous {

@@ -196,15 +196,20 @@ fn coded(grid: BlockGrid, random: &mut Random) -> LatentSet {
 pub(super) fn windows<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     use NeighbourSource::{Database, Noise};
     use Prediction::{Epsilon, V};
+    let grid = |rows, cols, thumbnail, margin| {
+        BlockGrid::new(LatentShape { channels: 5, height: 8, width: 16 }, rows, cols, thumbnail, margin)
+    };
+    let pyramid = |levels| grid(4, 8, true, 1).and_then(|grid| grid.with_levels_between(levels));
     let cases = [
-        (true, 1, Database, V, false),
-        (false, 0, Database, Epsilon, true),
-        (true, 2, Noise, V, false),
-        (false, 1, Noise, Epsilon, false),
+        (grid(2, 2, true, 1), Database, V, false),
+        (grid(2, 2, false, 0), Database, Epsilon, true),
+        (grid(2, 2, true, 2), Noise, V, false),
+        (grid(2, 2, false, 1), Noise, Epsilon, false),
+        (pyramid(1), Database, V, false),
+        (pyramid(2), Database, Epsilon, false),
     ];
-    for (thumbnail, margin, source, prediction, previous_block) in cases {
-        let latent = LatentShape { channels: 5, height: 6, width: 8 };
-        let grid = BlockGrid::new(latent, 2, 2, thumbnail, margin).expect("the grid fits");
+    for (grid, source, prediction, previous_block) in cases {
+        let grid = grid.expect("the grid fits");
         let set = coded(grid, &mut pair.random);
         let settings = WindowSettings { prediction, source, previous_block };
         // Every position, each once without neighbours.

@@ -56,7 +56,7 @@ fn manifest() -> Manifest {
             thumbnail_codebook_size: 0,
             snap_to_codebook: false,
         },
-        grid: Grid { rows: 2, cols: 2 },
+        grid: Grid { rows: 2, cols: 2, levels_between: 0 },
         retrieval: Retrieval {
             neighbours: 3,
             query_position: 0,

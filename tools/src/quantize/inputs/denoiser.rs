@@ -23,14 +23,6 @@ pub(super) struct Conditions<'a> {
     schedule: Schedule,
 }
 
-/// A picture of the database: planes of scaled values.
-struct Planes {
-    /// C×H×W.
-    latent: Vec<f32>,
-    /// C×h×w, the latent averaged down.
-    thumbnail: Vec<f32>,
-}
-
 impl<'a> Conditions<'a> {
     pub fn new(source: &'a Source<'a>) -> Result<Self> {
         let (bundle, manifest) = (source.bundle(), source.manifest());
@@ -66,10 +58,11 @@ impl<'a> Conditions<'a> {
     ) -> Result<Inputs> {
         let grid = self.source.grid;
         let cells = grid.position_cells(position);
-        let planes = self.planes(picture)?;
-        let condition = self.condition(picture, position, &planes, is_guided, random)?;
+        let scale = self.source.manifest().latent.scale;
+        let latent: Vec<f32> = self.source.latent(picture)?.into_iter().map(|value| value * scale).collect();
+        let condition = self.condition(picture, position, &latent, is_guided, random)?;
 
-        let mut values = if grid.block_at(position).is_some() { planes.latent } else { planes.thumbnail };
+        let mut values = grid.average_down(&latent, grid.locate(position).0);
         let mut noise = vec![0.0; values.len()];
         random.fill_normal(&mut noise);
         let alpha = self.schedule.alphas_cumprod()[timestep];
@@ -87,12 +80,6 @@ impl<'a> Conditions<'a> {
         Ok(inputs)
     }
 
-    fn planes(&self, picture: u32) -> Result<Planes> {
-        let scale = self.source.manifest().latent.scale;
-        let latent: Vec<f32> = self.source.latent(picture)?.into_iter().map(|value| value * scale).collect();
-        Ok(Planes { thumbnail: self.source.grid.average_down(&latent), latent })
-    }
-
     /// The window of planes C×H×W that `cells` are of, C×wh×ww; zero where there is none.
     fn window(&self, planes: &[f32], cells: &[Option<usize>]) -> Vec<f32> {
         let channels = self.source.grid.latent().channels;
@@ -101,12 +88,13 @@ impl<'a> Conditions<'a> {
         out
     }
 
-    /// What the conditioner makes of the picture's neighbours, of its thumbnail and of the block before.
+    /// What the conditioner makes of the picture's neighbours, of the level above and of the block before, where `latent` is
+    /// the picture's, C×H×W, scaled.
     fn condition(
         &mut self,
         picture: u32,
         position: usize,
-        planes: &Planes,
+        latent: &[f32],
         is_guided: bool,
         random: &mut Random,
     ) -> Result<Vec<f32>> {
@@ -119,14 +107,18 @@ impl<'a> Conditions<'a> {
         }
         let nothing = || vec![0.0; grid.window().len()];
         if thumbnail {
-            let over = |cell: &Option<usize>| cell.map(|cell| grid.thumbnail_cell_over(cell));
-            let over: Vec<_> = cells.iter().map(over).collect();
-            inputs.push(block.map_or_else(nothing, |_| self.window(&planes.thumbnail, &over)));
+            let (level, _) = grid.locate(position);
+            let above = |above: usize| {
+                let over = grid.over(level, above);
+                let over: Vec<_> = cells.iter().map(|cell| cell.map(&over)).collect();
+                self.window(&grid.average_down(latent, above), &over)
+            };
+            inputs.push(level.checked_sub(1).map_or_else(nothing, above));
         }
         if previous_block {
             let mut values = nothing();
             if let Some(before) = block.and_then(|block| block.checked_sub(1)) {
-                grid.read_block(&planes.latent, before, &mut values);
+                grid.read_block(latent, before, &mut values);
             }
             inputs.push(values);
         }
@@ -153,11 +145,11 @@ impl<'a> Conditions<'a> {
         if found.is_empty() {
             return Err(Error::file(database.path(), "holds too few pictures"));
         }
-        let cells = grid.position_cells(position);
+        let (cells, (level, _)) = (grid.position_cells(position), grid.locate(position));
         let window = |&neighbour: &u32| {
-            let planes = match grid.block_at(position) {
-                Some(_) => self.source.latent(neighbour)?,
-                None => {
+            let planes = match grid.is_thumbnail(level) {
+                false => grid.average_down(&self.source.latent(neighbour)?, level),
+                true => {
                     database.read_block(neighbour, position, &mut values)?;
                     values.clone()
                 }

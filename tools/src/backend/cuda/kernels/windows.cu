@@ -14,6 +14,12 @@ struct Subject {
 #define THUMBNAIL_NOISE 1
 #define NEIGHBOUR_NOISE 2
 
+// As `Layout::levels`: cells of the latent under one of the level's, where those of its first are in `under`, and where that
+// over it is in `over`.
+struct Level {
+    unsigned share, under, over, is_thumbnail;
+};
+
 // A picture's values: codes [N, latent_cells] of a codebook [K, channels].
 struct Codes {
     unsigned latent_cells, channels;
@@ -24,27 +30,20 @@ struct Codes {
         return codebook[codes[image * latent_cells + cell] * channels + channel];
     }
 
-    // The average of the latent's cells under a cell of the thumbnail.
-    __device__ __forceinline__ float thumbnail(unsigned image, unsigned cell, unsigned channel, unsigned blocks,
-                                               const unsigned* under) const {
-        float share = 1.0f / (float)blocks, sum = 0.0f;
-        for (unsigned b = 0; b < blocks; b++) sum += share * value(image, under[cell * blocks + b], channel);
+    // The average of the latent's cells under a cell of a level.
+    __device__ __forceinline__ float value(const Level& level, const unsigned* under, unsigned image, unsigned cell,
+                                           unsigned channel) const {
+        float share = 1.0f / (float)level.share, sum = 0.0f;
+        const unsigned* below = under + level.under + cell * level.share;
+        for (unsigned i = 0; i < level.share; i++) sum += share * value(image, below[i], channel);
         return sum;
     }
 };
 
-static __device__ __forceinline__ float clean_value(const Subject& s, const Codes& codes, unsigned thumbnail_position,
-                                                    unsigned cell, unsigned channel, unsigned blocks,
-                                                    const unsigned* under) {
-    unsigned image = (unsigned)s.image;
-    return (unsigned)s.position == thumbnail_position ? codes.thumbnail(image, cell, channel, blocks, under)
-                                                      : codes.value(image, cell, channel);
-}
-
 // Noisy values, gathered and noised in one pass; with `flag` a last channel says whether a cell is within the picture.
 extern "C" __global__ void draw_noisy(unsigned n, unsigned cells, unsigned channels, unsigned flag,
-                                      unsigned latent_cells, unsigned thumbnail_position, unsigned blocks,
-                                      const Subject* subjects, const unsigned* window, const unsigned* under,
+                                      unsigned latent_cells, const Subject* subjects, const unsigned* window,
+                                      const unsigned* level, const Level* levels, const unsigned* under,
                                       const unsigned short* codes, const float* codebook, act* out) {
     Codes latents = {latent_cells, channels, codes, codebook};
     unsigned row = channels + flag;
@@ -54,7 +53,8 @@ extern "C" __global__ void draw_noisy(unsigned n, unsigned cells, unsigned chann
         unsigned cell = window[(unsigned)s.position * cells + place];
         float value = cell == OUTSIDE ? 0.0f : 1.0f;
         if (cell != OUTSIDE && channel < channels) {
-            value = s.alpha * clean_value(s, latents, thumbnail_position, cell, channel, blocks, under) +
+            const Level& here = levels[level[(unsigned)s.position]];
+            value = s.alpha * latents.value(here, under, (unsigned)s.image, cell, channel) +
                     s.sigma * s.noise(WINDOW_NOISE, place * channels + channel);
         }
         store(out + i, value);
@@ -63,8 +63,8 @@ extern "C" __global__ void draw_noisy(unsigned n, unsigned cells, unsigned chann
 
 // What is to be predicted of a block: its noise, or v = α·noise − σ·clean. `own` are the block's places in the window.
 extern "C" __global__ void draw_target(unsigned n, unsigned block_cells, unsigned cells, unsigned channels, unsigned v,
-                                       unsigned latent_cells, unsigned thumbnail_position, unsigned blocks,
-                                       const Subject* subjects, const unsigned* window, const unsigned* own,
+                                       unsigned latent_cells, const Subject* subjects, const unsigned* window,
+                                       const unsigned* own, const unsigned* level, const Level* levels,
                                        const unsigned* under, const unsigned short* codes, const float* codebook,
                                        float* out) {
     Codes latents = {latent_cells, channels, codes, codebook};
@@ -74,8 +74,8 @@ extern "C" __global__ void draw_target(unsigned n, unsigned block_cells, unsigne
         float value = s.noise(WINDOW_NOISE, place * channels + channel);
         if (v) {
             unsigned cell = window[(unsigned)s.position * cells + place];
-            value = s.alpha * value -
-                    s.sigma * clean_value(s, latents, thumbnail_position, cell, channel, blocks, under);
+            const Level& here = levels[level[(unsigned)s.position]];
+            value = s.alpha * value - s.sigma * latents.value(here, under, (unsigned)s.image, cell, channel);
         }
         out[i] = value;
     }
@@ -83,8 +83,9 @@ extern "C" __global__ void draw_target(unsigned n, unsigned block_cells, unsigne
 
 // The same windows of the k neighbours, channels after channels; thumbnails have codes of their own.
 extern "C" __global__ void draw_neighbours(unsigned n, unsigned cells, unsigned channels, unsigned k,
-                                           unsigned latent_cells, unsigned thumbnail_position, unsigned block_cells,
-                                           const Subject* subjects, const unsigned* window, const unsigned* neighbours,
+                                           unsigned latent_cells, unsigned block_cells, const Subject* subjects,
+                                           const unsigned* window, const unsigned* level, const Level* levels,
+                                           const unsigned* under, const unsigned* neighbours,
                                            const unsigned short* codes, const float* codebook,
                                            const unsigned short* thumbnail_codes, const float* thumbnail_codebook,
                                            act* out) {
@@ -98,8 +99,9 @@ extern "C" __global__ void draw_neighbours(unsigned n, unsigned cells, unsigned 
         float value = 0.0f;
         if (cell != OUTSIDE && s.without_neighbours == 0.0f) {
             unsigned neighbour = neighbours[(unsigned)s.image * k + rank];
-            value = (unsigned)s.position == thumbnail_position ? thumbnails.value(neighbour, cell, channel)
-                                                               : latents.value(neighbour, cell, channel);
+            const Level& here = levels[level[(unsigned)s.position]];
+            value = here.is_thumbnail ? thumbnails.value(neighbour, cell, channel)
+                                      : latents.value(here, under, neighbour, cell, channel);
         }
         store(out + i, value);
     }
@@ -115,20 +117,21 @@ extern "C" __global__ void draw_neighbour_noise(unsigned n, unsigned cells, unsi
     }
 }
 
-// The thumbnail under a block's window, with noise; zeros for the thumbnail itself.
+// The next coarser level over a block's window, with noise; zeros for the coarsest.
 extern "C" __global__ void draw_thumbnail(unsigned n, unsigned cells, unsigned channels, unsigned latent_cells,
-                                          unsigned thumbnail_position, unsigned blocks, const Subject* subjects,
-                                          const unsigned* window, const unsigned* under, const unsigned* over,
+                                          const Subject* subjects, const unsigned* window, const unsigned* level,
+                                          const Level* levels, const unsigned* under, const unsigned* over,
                                           const unsigned short* codes, const float* codebook, act* out) {
     Codes latents = {latent_cells, channels, codes, codebook};
     FOR_EACH(i, n) {
         unsigned channel = i % channels, place = i / channels % cells;
         const Subject& s = subjects[i / channels / cells];
         unsigned cell = window[(unsigned)s.position * cells + place];
+        unsigned here = level[(unsigned)s.position];
         float value = 0.0f;
-        if (cell != OUTSIDE && (unsigned)s.position != thumbnail_position) {
-            unsigned above = over[cell];
-            value = latents.thumbnail((unsigned)s.image, above, channel, blocks, under) +
+        if (cell != OUTSIDE && here > 0) {
+            unsigned above = over[levels[here].over + cell];
+            value = latents.value(levels[here - 1], under, (unsigned)s.image, above, channel) +
                     s.thumbnail_deviation * s.noise(THUMBNAIL_NOISE, above * channels + channel);
         }
         store(out + i, value);
