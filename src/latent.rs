@@ -226,6 +226,9 @@ impl BlockGrid {
     }
 
     /// The cells of the window at `position`, in the plane of its level: [`Self::window_cells`] of that.
+    ///
+    /// # Panics
+    /// As [`Self::locate`].
     pub fn position_cells(&self, position: usize) -> Vec<Option<usize>> {
         let (level, block) = self.locate(position);
         self.level(level).window_cells(block).collect()

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{TempDir, bundle, manifest, pyramid, unquantized};
+use common::{TempDir, bundle, manifest, pyramid, pyramid_of, unquantized};
 use rissole::bundle::manifest::{Coherence, NeighbourSource, Prediction, SamplerKind};
 use rissole::diffusion::{Noise, Sampler, SamplerState, Schedule, Stream};
 use rissole::generator::{Generator, Options, Query};
@@ -149,8 +149,8 @@ impl Walk<'_> {
             inputs.push(self.window(position, channels, over));
         }
         if self.coherence.previous_block {
-            let first = usize::from(self.coherence.thumbnail);
-            let before = (position > first).then(|| self.place(position - 1).1);
+            let is_latent = level + 1 == self.levels.len();
+            let before = (is_latent && (row, col) != (0, 0)).then(|| self.place(position - 1).1);
             let read = |c, y: i64, x: i64| before.map_or(0.0, |(r, q)| self.latent().get(c, y - row + r, x - col + q));
             inputs.push(self.window(position, channels, read));
         }
@@ -302,6 +302,10 @@ fn a_level_between_is_drawn_under_the_thumbnail_and_over_the_blocks() {
     for sampler in [SamplerKind::Ddpm, SamplerKind::DpmSolverPp2m] {
         check_manifest(pyramid(), sampler, Some(3));
         check_manifest(unquantized(pyramid()), sampler, None);
+    }
+    for previous_block in [false, true] {
+        let coherence = Coherence { thumbnail: true, margin: 0, position_embedding: true, previous_block };
+        check_manifest(pyramid_of(coherence), SamplerKind::Ddpm, None);
     }
 }
 

@@ -224,7 +224,9 @@ class Network:
 def print_picture(networks, manifest):
     """What the networks of one picture take: times of one run × runs."""
     grid = manifest["grid"]
-    blocks = grid["rows"] * grid["cols"] + int(manifest["coherence"]["thumbnail"])
+    levels = range(grid.get("levels_between", 0) + 1)
+    blocks = sum((grid["rows"] >> halvings) * (grid["cols"] >> halvings) for halvings in levels)
+    blocks += int(manifest["coherence"]["thumbnail"])
     counts = {"conditioner": blocks, "denoiser": blocks * manifest["diffusion"]["steps"], "decoder": 1}
     words = ", ".join(f"{count} × {role}" for role, count in counts.items())
     print(f"\n### A picture's networks: {words}\n")

@@ -54,7 +54,6 @@ class Pipeline:
         margin = self.manifest["coherence"]["margin"]
         canvas = np.zeros((1, shape["channels"], shape["height"] + 2 * margin, shape["width"] + 2 * margin), np.float32)
         inside = np.zeros_like(canvas[:, :1])
-        inside[:, :, margin : margin + shape["height"], margin : margin + shape["width"]] = 1
         whole = np.concatenate([canvas, inside], axis=1)
         # The thumbnail stands alone in a canvas of its own.
         alone = np.zeros((1, whole.shape[1], height + 2 * margin, width + 2 * margin), np.float32)

@@ -133,7 +133,7 @@ pub enum NeighbourSource {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Coherence {
-    /// The averaged latent is drawn first and conditions every block.
+    /// The averaged latent is drawn first and conditions every block, or the next level ([`Grid::levels_between`]).
     pub thumbnail: bool,
     /// Cells of the neighbouring blocks' noisy values that a block sees; 0: blocks do not see each other.
     pub margin: usize,
@@ -286,7 +286,7 @@ impl Manifest {
     /// The block grid that latent shape, grid and coherence describe.
     ///
     /// # Errors
-    /// [`Error::Usage`] as [`BlockGrid::new`].
+    /// [`Error::Usage`] as [`BlockGrid::new`] and [`BlockGrid::with_levels_between`].
     pub fn block_grid(&self) -> Result<BlockGrid> {
         let Coherence { thumbnail, margin, .. } = self.coherence;
         BlockGrid::new(self.latent.shape, self.grid.rows, self.grid.cols, thumbnail, margin)?
@@ -298,7 +298,7 @@ impl Manifest {
     /// `condition_channels` is the width of the conditioner's output, the one free dimension.
     ///
     /// # Errors
-    /// [`Error::Usage`] as [`BlockGrid::new`].
+    /// [`Error::Usage`] as [`Self::block_grid`].
     pub fn signatures(&self, condition_channels: usize) -> Result<Signatures> {
         let grid = self.block_grid()?;
         let (block, window, latent) = (grid.block(), grid.window(), grid.latent());

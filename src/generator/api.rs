@@ -104,7 +104,7 @@ pub struct Preview<'a> {
 
 impl Preview<'_> {
     /// The whole latent as it stands, CHW, unscaled: finished blocks, what is now expected of those at work,
-    /// the thumbnail (where there is one) in place of those not begun.
+    /// the next coarser level (where there is one) in place of those not begun.
     pub fn latent(&self) -> &[f32] {
         self.latent
     }

@@ -49,15 +49,15 @@ impl Canvas {
         if level == self.grid.finest() {
             return self.grid.write_block(&unscaled, block, &mut self.shown);
         }
-        let part = self.grid.level(level);
-        // For every cell of the level its place in the block, where it has one.
-        let mut places = vec![None; part.latent().cells()];
-        part.block_cells(block).enumerate().for_each(|(i, cell)| places[cell] = Some(i));
-        let (over, cells) = (self.grid.over(self.grid.finest(), level), self.grid.latent().cells());
-        for (plane, block) in self.shown.chunks_exact_mut(cells).zip(unscaled.chunks_exact(part.block().cells())) {
-            for (cell, value) in plane.iter_mut().enumerate() {
-                if let Some(i) = places[over(cell)] {
-                    *value = block[i];
+        let (part, whole) = (self.grid.level(level), self.grid.latent());
+        let (origin, shape) = (part.origin(block), part.block());
+        let (down, across) = (whole.height / part.latent().height, whole.width / part.latent().width);
+        for (plane, block) in self.shown.chunks_exact_mut(whole.cells()).zip(unscaled.chunks_exact(shape.cells())) {
+            // Each of its cells lies over so many rows of so many cells of the latent.
+            for (i, &value) in block.iter().enumerate() {
+                let (row, col) = (origin.0 + i / shape.width, origin.1 + i % shape.width);
+                for row in row * down..(row + 1) * down {
+                    plane[row * whole.width + col * across..][..across].fill(value);
                 }
             }
         }

@@ -101,7 +101,7 @@ impl Guide<'_> {
         out
     }
 
-    /// `previous` [1, C, h, w]: the block drawn before, scaled; zeros for the first and for the thumbnail.
+    /// `previous` [1, C, h, w]: the block drawn before, scaled; zeros for the first and for coarser levels.
     fn previous(&self, position: usize, canvas: &Canvas) -> Vec<f32> {
         let mut out = vec![0.0; self.grid.block().len()];
         if self.grid.block_at(position).is_some_and(|block| block > 0) {

@@ -60,7 +60,7 @@ impl Settings {
         let blocks = self.threads.min(at_once);
         let (latent, window) = (grid.latent().len() as u64, grid.window().len() as u64);
         // The conditioner's inputs are gathered for each block, from a latent and that averaged down; the canvas holds the
-        // latent twice, and coarser levels, which come to less than another.
+        // latent twice, and coarser levels, which come to one more at most.
         let inputs = (manifest.retrieval.neighbours as u64 + 2) * window + 2 * latent;
         let walk =
             at_once as u64 * Drawing::bytes(grid, condition, self.guidance) + 4 * (blocks as u64 * inputs + 3 * latent);

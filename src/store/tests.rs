@@ -64,6 +64,17 @@ fn what_was_written_comes_back() {
     }
 }
 
+#[test]
+fn levels_between_are_not_stored() {
+    let latent = LatentShape { channels: 2, height: 4, width: 4 };
+    let grid = BlockGrid::new(latent, 4, 4, true, 0).unwrap().with_levels_between(1).unwrap();
+    let contents = DatabaseContents { grid, codes: vec![vec![0; 3]; grid.positions()], ..contents(3) };
+    let error = contents.write(path("levels")).unwrap_err().to_string();
+    assert!(error.contains("levels between thumbnail and blocks are not stored"), "{error}");
+    DatabaseContents { grid: grid.stored(), codes: vec![vec![0; 3]; 17], ..contents }.write(path("levels")).unwrap();
+    std::fs::remove_file(path("levels")).unwrap();
+}
+
 /// The same without codebooks: values, the first of them the smallest, the largest, and both zeros.
 fn uncoded() -> DatabaseContents {
     let values = |salt: u16| (0..24).map(move |i: u16| ((i * 7919 + salt * 631) % 0x7c00) | ((i % 2) << 15));

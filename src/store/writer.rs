@@ -18,7 +18,8 @@ use crate::latent::BlockGrid;
 /// All that a block database holds.
 #[derive(Debug, Clone)]
 pub struct DatabaseContents {
-    /// How latents are cut; says whether there are thumbnails. The margin is not stored.
+    /// How latents are cut; says whether there are thumbnails. The margin is not stored; levels between there must not be
+    /// ([`BlockGrid::stored`]).
     pub grid: BlockGrid,
     /// The codebook, K×C, unscaled; empty where blocks are stored as values.
     pub codebook: Vec<f32>,
@@ -167,6 +168,9 @@ impl Draft<'_> {
         let coded = !codebook.is_empty();
         if (coded && grid.has_thumbnail()) != thumbnail_codebook.is_some() {
             return Err("a thumbnail and its codebook come together".into());
+        }
+        if grid.positions() != grid.stored().positions() {
+            return Err("levels between thumbnail and blocks are not stored".into());
         }
         if codes.len() != grid.positions() {
             return Err(format!("{} positions are given, the grid has {}", codes.len(), grid.positions()));

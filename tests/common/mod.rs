@@ -87,7 +87,11 @@ pub fn manifest_of(coherence: Coherence, source: NeighbourSource, sides: [usize;
 
 /// One for 4×6 blocks of 4×5 cells, which see each other, below a level of 2×3 blocks and a thumbnail.
 pub fn pyramid() -> Manifest {
-    let coherence = Coherence { thumbnail: true, margin: 1, position_embedding: true, previous_block: false };
+    pyramid_of(Coherence { thumbnail: true, margin: 1, position_embedding: true, previous_block: false })
+}
+
+/// The same in other modes with a thumbnail.
+pub fn pyramid_of(coherence: Coherence) -> Manifest {
     manifest_on(Grid { rows: 4, cols: 6, levels_between: 1 }, coherence, NeighbourSource::Database, [16, 30])
 }
 

@@ -44,7 +44,7 @@ pub struct BenchArgs {
     /// U-Net: channels of a latent cell.
     #[arg(long, default_value_t = 10)]
     channels: usize,
-    /// U-Net: cells of surroundings a block sees.
+    /// U-Net: cells of surroundings a block sees, at most 2.
     #[arg(long, default_value_t = 0)]
     margin: usize,
     /// U-Net: channels of each level.

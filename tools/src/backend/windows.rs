@@ -12,7 +12,7 @@ use super::philox::Key;
 /// Everything about the training pictures that a batch is made of. Codebooks hold scaled values.
 #[derive(Debug, Clone)]
 pub struct LatentSet {
-    /// Blocks, margin and thumbnail.
+    /// Blocks, margin and coarser levels.
     pub grid: BlockGrid,
     /// Scaled codebook, `K × C`.
     pub codebook: Vec<f32>,
@@ -212,7 +212,7 @@ pub struct Layout {
     /// For every position and cell of its window the cell of its level, or `u32::MAX` outside the picture.
     pub window: Vec<u32>,
     /// For every position its level.
-    pub level: Vec<u32>,
+    pub level_of: Vec<u32>,
     /// The levels.
     pub levels: Vec<Level>,
     /// For every cell of a block its place in the window.
@@ -266,7 +266,7 @@ impl Layout {
             neighbours: set.neighbours_per_image,
             window: (0..grid.positions()).flat_map(|p| grid.position_cells(p)).map(number).collect(),
             own: (0..block.cells()).map(|i| own(i) as u32).collect(),
-            level: (0..grid.positions()).map(|p| grid.locate(p).0 as u32).collect(),
+            level_of: (0..grid.positions()).map(|p| grid.locate(p).0 as u32).collect(),
             levels,
             under,
             over,

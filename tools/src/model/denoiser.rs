@@ -12,7 +12,7 @@ use crate::tape::{NodeId, Tape};
 /// What the two networks take, beside the sizes of the U-Net.
 #[derive(Debug, Clone)]
 pub struct DenoiserShape {
-    /// The latent's blocks, with margin and thumbnail.
+    /// The latent's blocks, with margin and coarser levels.
     pub grid: BlockGrid,
     /// Neighbours stacked on channels.
     pub neighbours: usize,
@@ -34,7 +34,7 @@ impl DenoiserShape {
 pub struct Conditions<T> {
     /// `k·C` channels in rank order.
     pub neighbours: T,
-    /// The thumbnail's region, where the grid has a thumbnail.
+    /// The next coarser level's region, where the grid has a thumbnail.
     pub thumbnail: Option<T>,
     /// The block drawn before, where the variant has it.
     pub previous: Option<T>,
@@ -81,7 +81,7 @@ impl Conditioner {
 /// Noisy window, timestep, position, condition → prediction for the block.
 ///
 /// The margin is seen by the two convolutions before the U-Net, and reaches it through them: the U-Net works on the block
-/// alone. To carry the margin through it costs 2.25 times the arithmetic, and made no better pictures (docs/modes.md).
+/// alone. Carried through it, the margin costs twice the arithmetic, for which the pictures were worse (docs/modes.md).
 #[derive(Debug, Clone)]
 pub struct Denoiser {
     stem: Conv,
@@ -96,7 +96,7 @@ pub struct Denoiser {
 }
 
 impl Denoiser {
-    /// Cells beyond the block that [`Self::stem`] and [`Self::mix`] reach.
+    /// Cells beyond the block whose noisy values its own cells see, through the two convolutions before the U-Net.
     pub const MOST_MARGIN: usize = 2;
 
     /// Creates the parameters.

@@ -33,11 +33,11 @@ pub struct DenoiserTraining {
     pub rows: usize,
     /// Columns of blocks.
     pub cols: usize,
-    /// Coherence: draw the averaged latent first and condition on it.
+    /// Coherence: draw the averaged latent first and condition the next level on it.
     pub thumbnail: bool,
     /// Coherence: levels drawn between the thumbnail and the blocks, each the latent averaged down to half as many blocks
     /// along either side as the next; absent: none.
-    #[serde(default, skip_serializing_if = "is_none")]
+    #[serde(default, skip_serializing_if = "no_levels")]
     pub levels_between: usize,
     /// Coherence: cells of neighbouring blocks' noisy values that a block sees; 0 none, at most 2.
     pub margin: usize,
@@ -67,9 +67,9 @@ pub struct DenoiserTraining {
     /// Cap γ of the min-SNR weight; absent: off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_snr: Option<f64>,
-    /// Share of thumbnails in a batch.
+    /// Share of thumbnails in a batch; blocks of all other levels are as likely as each other.
     pub thumbnail_share: f32,
-    /// Largest deviation of the noise on the conditioning thumbnail.
+    /// Largest deviation of the noise on the thumbnail, or other level, that conditions the next.
     pub thumbnail_noise: f32,
     /// The optimizer.
     pub optimizer: OptimizerConfig,
@@ -90,7 +90,7 @@ impl DenoiserTraining {
         if self.margin > Denoiser::MOST_MARGIN {
             let (margin, most) = (self.margin, Denoiser::MOST_MARGIN);
             return Err(Error::Usage(format!(
-                "a margin of {margin} cells is more than the {most} that the network sees"
+                "a margin of {margin} cells is more than the {most} whose noisy values the network sees"
             )));
         }
         let block = grid.block();
@@ -130,8 +130,8 @@ impl DenoiserTraining {
     }
 }
 
-/// For a setting that is left out where it is none.
-fn is_none(count: &usize) -> bool {
+/// For a setting that is left out where there are none.
+fn no_levels(count: &usize) -> bool {
     *count == 0
 }
 
@@ -420,7 +420,7 @@ mod tests {
         let config = |margin| DenoiserTraining { margin, ..toml::from_str(SETTINGS).unwrap() };
         assert!(config(2).shape(latent).is_ok());
         let error = config(3).shape(latent).unwrap_err().to_string();
-        assert!(error.contains("a margin of 3 cells is more than the 2 that the network sees"), "{error}");
+        assert!(error.contains("a margin of 3 cells is more than the 2 whose noisy values"), "{error}");
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub struct BatchSettings<'a> {
     /// Share of samples that are thumbnails, where there are thumbnails; the blocks of all other levels are as likely as each
     /// other.
     pub thumbnail_share: f32,
-    /// Largest standard deviation of the noise on the thumbnail that conditions a block.
+    /// Largest standard deviation of the noise on the coarser level that conditions a block.
     pub thumbnail_noise: f32,
     /// Share of samples without neighbours, zeros in their place: what guidance at sampling leads away from (Ho & Salimans
     /// 2022, algorithm 1).

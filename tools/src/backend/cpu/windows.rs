@@ -68,12 +68,15 @@ impl Latents {
 
     /// The level of a position.
     fn level(&self, position: usize) -> usize {
-        self.layout.level[position] as usize
+        self.layout.level_of[position] as usize
     }
 
     /// Value of one cell of a level: the average of the picture's cells under it.
     fn value(&self, level: usize, image: usize, cell: usize, channel: usize) -> f32 {
         let Level { share, under, .. } = self.layout.levels[level];
+        if share == 1 {
+            return self.cell(image, cell)[channel];
+        }
         let (count, under) = (share as usize, under as usize);
         let under = &self.layout.under[under + cell * count..][..count];
         under.iter().map(|&cell| 1.0 / share as f32 * self.cell(image, cell as usize)[channel]).sum()

@@ -17,7 +17,7 @@ pub struct Latents {
     thumbnail_codes: Buffer,
     neighbours: Buffer,
     window: Buffer,
-    level: Buffer,
+    level_of: Buffer,
     levels: Buffer,
     own: Buffer,
     under: Buffer,
@@ -39,7 +39,7 @@ impl Cuda {
             thumbnail_codes: self.upload_words(&set.thumbnail_codes),
             neighbours: self.upload_words(&set.neighbours),
             window: self.upload_words(&layout.window),
-            level: self.upload_words(&layout.level),
+            level_of: self.upload_words(&layout.level_of),
             levels: self.upload_words(&layout.levels),
             own: self.upload_words(&layout.own),
             under: self.upload_words(&layout.under),
@@ -51,7 +51,7 @@ impl Cuda {
 
     /// See [`Backend::draw`](super::super::Backend::draw).
     pub(super) fn draw_windows(&self, latents: &Latents, subjects: &Buffer, batch: &mut Batch<Buffer>) {
-        let Latents { layout, codebook, codes, window, level, levels, under, over, .. } = latents;
+        let Latents { layout, codebook, codes, window, level_of, levels, under, over, .. } = latents;
         let grid = &layout.grid;
         let (cells, channels) = (grid.window().cells(), grid.latent().channels);
         let (latent_cells, block_cells) = (grid.latent().cells(), grid.block().cells());
@@ -59,12 +59,12 @@ impl Cuda {
 
         let flag = layout.noisy_channels() - channels;
         let sizes = arguments![cells, channels, flag, latent_cells];
-        let arrays = arguments![subjects, window, level, levels, under, codes, codebook, batch.noisy];
+        let arrays = arguments![subjects, window, level_of, levels, under, codes, codebook, batch.noisy];
         self.each("draw_noisy", batch.noisy.len(), &[&sizes[..], &arrays].concat());
 
         let v = layout.settings.prediction == Prediction::V;
         let sizes = arguments![block_cells, cells, channels, v, latent_cells];
-        let arrays = arguments![subjects, window, latents.own, level, levels, under, codes, codebook, batch.target];
+        let arrays = arguments![subjects, window, latents.own, level_of, levels, under, codes, codebook, batch.target];
         self.each("draw_target", batch.target.len(), &[&sizes[..], &arrays].concat());
 
         let n = batch.neighbours.len();
@@ -75,14 +75,14 @@ impl Cuda {
             }
             NeighbourSource::Database => {
                 let sizes = arguments![cells, channels, k, latent_cells, block_cells];
-                let own = arguments![subjects, window, level, levels, under, latents.neighbours, codes, codebook];
+                let own = arguments![subjects, window, level_of, levels, under, latents.neighbours, codes, codebook];
                 let others = arguments![latents.thumbnail_codes, latents.thumbnail_codebook, batch.neighbours];
                 self.each("draw_neighbours", n, &[&sizes[..], &own, &others].concat());
             }
         }
         if let Some(thumbnail) = &batch.thumbnail {
             let sizes = arguments![cells, channels, latent_cells];
-            let arrays = arguments![subjects, window, level, levels, under, over, codes, codebook, thumbnail];
+            let arrays = arguments![subjects, window, level_of, levels, under, over, codes, codebook, thumbnail];
             self.each("draw_thumbnail", thumbnail.len(), &[&sizes[..], &arrays].concat());
         }
         if let Some(previous) = &batch.previous {

@@ -199,14 +199,14 @@ pub(super) fn windows<A: Backend, B: Backend>(pair: &mut Pair<A, B>) {
     let grid = |rows, cols, thumbnail, margin| {
         BlockGrid::new(LatentShape { channels: 5, height: 8, width: 16 }, rows, cols, thumbnail, margin)
     };
-    let pyramid = |levels| grid(4, 8, true, 1).and_then(|grid| grid.with_levels_between(levels));
+    let pyramid = |levels, margin| grid(4, 8, true, margin).and_then(|grid| grid.with_levels_between(levels));
     let cases = [
         (grid(2, 2, true, 1), Database, V, false),
         (grid(2, 2, false, 0), Database, Epsilon, true),
         (grid(2, 2, true, 2), Noise, V, false),
         (grid(2, 2, false, 1), Noise, Epsilon, false),
-        (pyramid(1), Database, V, false),
-        (pyramid(2), Database, Epsilon, false),
+        (pyramid(1, 1), Database, V, false),
+        (pyramid(2, 0), Database, Epsilon, true),
     ];
     for (grid, source, prediction, previous_block) in cases {
         let grid = grid.expect("the grid fits");

@@ -33,6 +33,7 @@ struct Codes {
     // The average of the latent's cells under a cell of a level.
     __device__ __forceinline__ float value(const Level& level, const unsigned* under, unsigned image, unsigned cell,
                                            unsigned channel) const {
+        if (level.share == 1) return value(image, cell, channel);
         float share = 1.0f / (float)level.share, sum = 0.0f;
         const unsigned* below = under + level.under + cell * level.share;
         for (unsigned i = 0; i < level.share; i++) sum += share * value(image, below[i], channel);
@@ -43,7 +44,7 @@ struct Codes {
 // Noisy values, gathered and noised in one pass; with `flag` a last channel says whether a cell is within the picture.
 extern "C" __global__ void draw_noisy(unsigned n, unsigned cells, unsigned channels, unsigned flag,
                                       unsigned latent_cells, const Subject* subjects, const unsigned* window,
-                                      const unsigned* level, const Level* levels, const unsigned* under,
+                                      const unsigned* level_of, const Level* levels, const unsigned* under,
                                       const unsigned short* codes, const float* codebook, act* out) {
     Codes latents = {latent_cells, channels, codes, codebook};
     unsigned row = channels + flag;
@@ -53,7 +54,7 @@ extern "C" __global__ void draw_noisy(unsigned n, unsigned cells, unsigned chann
         unsigned cell = window[(unsigned)s.position * cells + place];
         float value = cell == OUTSIDE ? 0.0f : 1.0f;
         if (cell != OUTSIDE && channel < channels) {
-            const Level& here = levels[level[(unsigned)s.position]];
+            const Level& here = levels[level_of[(unsigned)s.position]];
             value = s.alpha * latents.value(here, under, (unsigned)s.image, cell, channel) +
                     s.sigma * s.noise(WINDOW_NOISE, place * channels + channel);
         }
@@ -64,7 +65,7 @@ extern "C" __global__ void draw_noisy(unsigned n, unsigned cells, unsigned chann
 // What is to be predicted of a block: its noise, or v = α·noise − σ·clean. `own` are the block's places in the window.
 extern "C" __global__ void draw_target(unsigned n, unsigned block_cells, unsigned cells, unsigned channels, unsigned v,
                                        unsigned latent_cells, const Subject* subjects, const unsigned* window,
-                                       const unsigned* own, const unsigned* level, const Level* levels,
+                                       const unsigned* own, const unsigned* level_of, const Level* levels,
                                        const unsigned* under, const unsigned short* codes, const float* codebook,
                                        float* out) {
     Codes latents = {latent_cells, channels, codes, codebook};
@@ -74,7 +75,7 @@ extern "C" __global__ void draw_target(unsigned n, unsigned block_cells, unsigne
         float value = s.noise(WINDOW_NOISE, place * channels + channel);
         if (v) {
             unsigned cell = window[(unsigned)s.position * cells + place];
-            const Level& here = levels[level[(unsigned)s.position]];
+            const Level& here = levels[level_of[(unsigned)s.position]];
             value = s.alpha * value - s.sigma * latents.value(here, under, (unsigned)s.image, cell, channel);
         }
         out[i] = value;
@@ -84,7 +85,7 @@ extern "C" __global__ void draw_target(unsigned n, unsigned block_cells, unsigne
 // The same windows of the k neighbours, channels after channels; thumbnails have codes of their own.
 extern "C" __global__ void draw_neighbours(unsigned n, unsigned cells, unsigned channels, unsigned k,
                                            unsigned latent_cells, unsigned block_cells, const Subject* subjects,
-                                           const unsigned* window, const unsigned* level, const Level* levels,
+                                           const unsigned* window, const unsigned* level_of, const Level* levels,
                                            const unsigned* under, const unsigned* neighbours,
                                            const unsigned short* codes, const float* codebook,
                                            const unsigned short* thumbnail_codes, const float* thumbnail_codebook,
@@ -99,7 +100,7 @@ extern "C" __global__ void draw_neighbours(unsigned n, unsigned cells, unsigned 
         float value = 0.0f;
         if (cell != OUTSIDE && s.without_neighbours == 0.0f) {
             unsigned neighbour = neighbours[(unsigned)s.image * k + rank];
-            const Level& here = levels[level[(unsigned)s.position]];
+            const Level& here = levels[level_of[(unsigned)s.position]];
             value = here.is_thumbnail ? thumbnails.value(neighbour, cell, channel)
                                       : latents.value(here, under, neighbour, cell, channel);
         }
@@ -127,7 +128,7 @@ extern "C" __global__ void draw_thumbnail(unsigned n, unsigned cells, unsigned c
         unsigned channel = i % channels, place = i / channels % cells;
         const Subject& s = subjects[i / channels / cells];
         unsigned cell = window[(unsigned)s.position * cells + place];
-        unsigned here = level[(unsigned)s.position];
+        unsigned here = level_of[(unsigned)s.position];
         float value = 0.0f;
         if (cell != OUTSIDE && here > 0) {
             unsigned above = over[levels[here].over + cell];
