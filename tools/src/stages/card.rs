@@ -63,7 +63,10 @@ impl Run {
                 "Blocks",
                 format!("{}×{}", grid.rows, grid.cols)
                     + &how(coherence.thumbnail, ", a thumbnail drawn first".into())
-                    + &how(grid.levels_between > 0, format!(", then {} level(s) between", grid.levels_between))
+                    + &(1..=grid.levels_between)
+                        .rev()
+                        .map(|h| format!(", then {}×{}", grid.rows >> h, grid.cols >> h))
+                        .collect::<String>()
                     + &how(coherence.margin > 0, format!(", each sees {} cells around it", coherence.margin))
                     + &how(coherence.previous_block, ", each sees the one before".into()),
             ),

@@ -120,7 +120,7 @@ extern "C" __global__ void draw_neighbour_noise(unsigned n, unsigned cells, unsi
 
 // The next coarser level over a block's window, with noise; zeros for the coarsest.
 extern "C" __global__ void draw_thumbnail(unsigned n, unsigned cells, unsigned channels, unsigned latent_cells,
-                                          const Subject* subjects, const unsigned* window, const unsigned* level,
+                                          const Subject* subjects, const unsigned* window, const unsigned* level_of,
                                           const Level* levels, const unsigned* under, const unsigned* over,
                                           const unsigned short* codes, const float* codebook, act* out) {
     Codes latents = {latent_cells, channels, codes, codebook};
