@@ -13,7 +13,7 @@ use rissole::index::FrozenIndex;
 use rissole::network::{Engine, Network};
 use rissole::picture::{Parameters, read_png_text};
 use rissole::store::BlockDatabase;
-use rissole::{Bundle, Error, Manifest, Result};
+use rissole::{BlockGrid, Bundle, Error, Manifest, Result};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -181,13 +181,13 @@ fn networks(bundle: &Bundle) -> BTreeMap<String, Value> {
 }
 
 /// The sizes of the levels between thumbnail and blocks.
-fn between(grid: &rissole::BlockGrid) -> String {
+fn between(grid: &BlockGrid) -> String {
     let size = |level| {
         let (rows, cols) = grid.level(level).rows_cols();
         format!("{rows}×{cols}")
     };
     let sizes: Vec<_> = (1..grid.finest()).map(size).collect();
-    format!("then {} blocks of it averaged down", sizes.join(", "))
+    format!("then {} blocks", sizes.join(", "))
 }
 
 fn summary(manifest: &Manifest) -> Result<Vec<(String, String)>> {
