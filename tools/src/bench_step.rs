@@ -233,6 +233,7 @@ fn denoiser(args: &BenchArgs) -> DenoiserTraining {
         thumbnail: false,
         levels_between: 0,
         margin: args.margin,
+        margin_through_unet: false,
         position_embedding: true,
         previous_block: false,
         neighbours: 8,

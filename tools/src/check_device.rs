@@ -139,6 +139,7 @@ fn train<B: Backend>(backend: &B, steps: usize, requests: impl Fn() -> u64) -> R
         thumbnail: false,
         levels_between: 0,
         margin: 2,
+        margin_through_unet: false,
         position_embedding: true,
         previous_block: false,
         neighbours: 2,

@@ -9,6 +9,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use common::TempDir;
 use rissole::Bundle;
 use rissole_train::train::checkpoint::Checkpoint;
 use workshop::workshop;
@@ -36,6 +37,16 @@ fn run_together(dir: &Path, size: usize) {
     }
 }
 
+/// The workshop, its margin carried through the U-Net: exported and verified, too.
+fn through_unet() -> TempDir {
+    let dir = workshop();
+    let path = dir.path().join("tiny.toml");
+    let recipe = std::fs::read_to_string(&path).unwrap();
+    let (before, after) = recipe.split_once("margin = 1\n").unwrap();
+    std::fs::write(path, format!("{before}margin = 1\nmargin_through_unet = true\n{after}")).unwrap();
+    dir
+}
+
 fn weights(dir: &Path, stage: &str) -> BTreeMap<String, Vec<f32>> {
     let checkpoint = Checkpoint::load(&dir.join(format!("runs/tiny/{stage}.ckpt"))).unwrap().unwrap();
     checkpoint.tensors.into_iter().filter(|(name, _)| name.ends_with("value")).collect()
@@ -43,7 +54,7 @@ fn weights(dir: &Path, stage: &str) -> BTreeMap<String, Vec<f32>> {
 
 #[test]
 fn two_processes_train_what_one_trains() {
-    let (alone, together) = (workshop(), workshop());
+    let (alone, together) = (through_unet(), through_unet());
     run_together(alone.path(), 1);
     run_together(together.path(), 2);
     Bundle::open(together.path().join("bundle")).unwrap().verify().unwrap();

@@ -14,6 +14,8 @@ use crate::tape::{NodeId, Tape};
 pub struct DenoiserShape {
     /// The latent's blocks, with margin and coarser levels.
     pub grid: BlockGrid,
+    /// Whether the margin goes through the U-Net and ends after it, or before.
+    pub margin_through_unet: bool,
     /// Neighbours stacked on channels.
     pub neighbours: usize,
     /// Whether the network is told its position.
@@ -80,8 +82,9 @@ impl Conditioner {
 
 /// Noisy window, timestep, position, condition → prediction for the block.
 ///
-/// The margin is seen by the two convolutions before the U-Net, and reaches it through them: the U-Net works on the block
-/// alone. Carried through it, the margin costs twice the arithmetic, for which the pictures were worse (docs/modes.md).
+/// A margin is seen by the two convolutions before the U-Net and reaches it through them, while the U-Net works on the block
+/// alone; or it goes through the U-Net and is dropped from the prediction, at twice the arithmetic. Which is better depends
+/// on the pictures (docs/modes.md).
 #[derive(Debug, Clone)]
 pub struct Denoiser {
     stem: Conv,
@@ -93,11 +96,13 @@ pub struct Denoiser {
     out: Conv,
     embedding: usize,
     margin: usize,
+    margin_through_unet: bool,
 }
 
 impl Denoiser {
-    /// Cells beyond the block whose noisy values its own cells see, through the two convolutions before the U-Net.
-    pub const MOST_MARGIN: usize = 2;
+    /// Cells beyond the block whose noisy values reach its own through the two convolutions before the U-Net: the largest
+    /// margin that can end there.
+    pub const MOST_MARGIN_BEFORE_UNET: usize = 2;
 
     /// Creates the parameters.
     pub fn new<B: Backend>(m: &mut Maker<B>, shape: &DenoiserShape, config: &UnetConfig) -> Self {
@@ -115,6 +120,7 @@ impl Denoiser {
             out: Conv::new(m, "denoiser.out", width, window.channels, 3, 0.01),
             embedding: e,
             margin: shape.grid.margin(),
+            margin_through_unet: shape.margin_through_unet,
         }
     }
 
@@ -132,7 +138,7 @@ impl Denoiser {
         let x = t.add(x, condition);
         let x = self.norm.apply(t, x);
         let x = self.mix.apply(t, x);
-        let x = if self.margin == 0 { x } else { t.crop(x, self.margin) };
+        let x = if self.margin_through_unet { x } else { self.without_margin(t, x) };
 
         let e = t.sinusoid(timestep, self.embedding);
         let e = self.time.0.apply(t, e);
@@ -145,6 +151,11 @@ impl Denoiser {
         let e = t.silu(e);
 
         let x = self.unet.apply(t, x, e);
-        self.out.apply(t, x)
+        let x = self.out.apply(t, x);
+        if self.margin_through_unet { self.without_margin(t, x) } else { x }
+    }
+
+    fn without_margin<B: Backend>(&self, t: &mut Tape<B>, x: NodeId) -> NodeId {
+        if self.margin == 0 { x } else { t.crop(x, self.margin) }
     }
 }

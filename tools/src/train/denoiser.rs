@@ -39,8 +39,12 @@ pub struct DenoiserTraining {
     /// along either side as the next; absent: none.
     #[serde(default, skip_serializing_if = "no_levels")]
     pub levels_between: usize,
-    /// Coherence: cells of neighbouring blocks' noisy values that a block sees; 0 none, at most 2.
+    /// Coherence: cells of neighbouring blocks' noisy values that a block sees; 0 none, at most 2 where they end before the
+    /// U-Net.
     pub margin: usize,
+    /// Coherence: carry the margin through the U-Net, at twice the arithmetic; absent: it ends before.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub margin_through_unet: bool,
     /// Tell the network its position (needed with a thumbnail).
     pub position_embedding: bool,
     /// Condition on the block drawn before (needs margin 0).
@@ -87,24 +91,30 @@ impl DenoiserTraining {
     pub fn shape(&self, latent: LatentShape) -> Result<DenoiserShape> {
         let grid = BlockGrid::new(latent, self.rows, self.cols, self.thumbnail, self.margin)?
             .with_levels_between(self.levels_between)?;
-        if self.margin > Denoiser::MOST_MARGIN {
-            let (margin, most) = (self.margin, Denoiser::MOST_MARGIN);
+        if self.margin_through_unet && self.margin == 0 {
+            return Err(Error::Usage("margin_through_unet needs a margin".into()));
+        }
+        let most = Denoiser::MOST_MARGIN_BEFORE_UNET;
+        if self.margin > most && !self.margin_through_unet {
+            let margin = self.margin;
             return Err(Error::Usage(format!(
-                "a margin of {margin} cells is more than the {most} whose noisy values the network sees"
+                "a margin of {margin} cells is more than the {most} that are seen before the U-Net; margin_through_unet \
+                 sees more"
             )));
         }
-        let block = grid.block();
+        let (halved, what) = if self.margin_through_unet { (grid.window(), "window") } else { (grid.block(), "block") };
         let halvings = self.unet.widths.len().saturating_sub(1) as u32;
         let divides = |side: usize| 1usize.checked_shl(halvings).is_some_and(|d| side.is_multiple_of(d));
-        if self.unet.widths.is_empty() || !divides(block.height) || !divides(block.width) {
-            let (h, w) = (block.height, block.width);
-            return Err(Error::Usage(format!("a {h}×{w} block does not halve {halvings} times")));
+        if self.unet.widths.is_empty() || !divides(halved.height) || !divides(halved.width) {
+            let (h, w) = (halved.height, halved.width);
+            return Err(Error::Usage(format!("a {h}×{w} {what} does not halve {halvings} times")));
         }
         if self.unet.embedding == 0 || !self.unet.embedding.is_multiple_of(2) {
             return Err(Error::Usage("unet.embedding must be even".into()));
         }
         Ok(DenoiserShape {
             grid,
+            margin_through_unet: self.margin_through_unet,
             neighbours: self.neighbours,
             position_embedding: self.position_embedding,
             previous_block: self.previous_block,
@@ -133,6 +143,11 @@ impl DenoiserTraining {
 /// For a setting that is left out where there are none.
 fn no_levels(count: &usize) -> bool {
     *count == 0
+}
+
+/// For a setting that is left out where it is off.
+fn is_off(on: &bool) -> bool {
+    !on
 }
 
 /// Part of every hash of settings; another where the same settings have come to mean another network.
@@ -417,10 +432,47 @@ mod tests {
     #[test]
     fn a_margin_that_the_network_does_not_see_is_refused() {
         let latent = LatentShape { channels: 2, height: 8, width: 8 };
-        let config = |margin| DenoiserTraining { margin, ..toml::from_str(SETTINGS).unwrap() };
-        assert!(config(2).shape(latent).is_ok());
-        let error = config(3).shape(latent).unwrap_err().to_string();
-        assert!(error.contains("a margin of 3 cells is more than the 2 whose noisy values"), "{error}");
+        let shape = |margin, margin_through_unet| {
+            let config = DenoiserTraining { margin, margin_through_unet, ..toml::from_str(SETTINGS).unwrap() };
+            config.shape(latent)
+        };
+        assert!(shape(2, false).is_ok() && shape(3, true).is_ok());
+        let error = shape(3, false).unwrap_err().to_string();
+        assert!(error.contains("a margin of 3 cells is more than the 2 that are seen before the U-Net"), "{error}");
+        assert!(shape(0, true).unwrap_err().to_string().contains("margin_through_unet needs a margin"));
+    }
+
+    #[test]
+    fn what_goes_through_the_unet_must_halve() {
+        let latent = LatentShape { channels: 2, height: 8, width: 8 };
+        let error = |widths: &[usize], margin_through_unet| {
+            let mut config = DenoiserTraining { margin_through_unet, ..toml::from_str(SETTINGS).unwrap() };
+            config.unet.widths = widths.to_vec();
+            config.shape(latent).map(|_| ()).map_err(|e| e.to_string()).err()
+        };
+        // Blocks of 4×4, windows of 6×6.
+        assert_eq!([error(&[8, 16, 32], false), error(&[8, 16], true)], [None, None]);
+        assert!(error(&[8, 16, 32], true).unwrap().contains("a 6×6 window does not halve 2 times"));
+        assert!(error(&[8; 4], false).unwrap().contains("a 4×4 block does not halve 3 times"));
+    }
+
+    #[test]
+    fn where_the_margin_ends_makes_another_network_of_as_many_parameters() {
+        let latent = LatentShape { channels: 2, height: 8, width: 8 };
+        let cpu = Cpu::default();
+        let begin = |margin_through_unet| {
+            let config = DenoiserTraining { margin_through_unet, ..toml::from_str(SETTINGS).unwrap() };
+            let grid = config.shape(latent).unwrap().grid;
+            let set = LatentSet::random(grid, 5, 3, 1, &mut Random::new(1));
+            let alphas: Vec<f64> = (1..=10).map(|t| 1.0 - f64::from(t) / 11.0).collect();
+            let subjects = Sampler::new(&set, config.batch_settings(&alphas)).draw(3, &mut Random::new(2));
+            let mut trainer = DenoiserTrainer::new(&cpu, &config, latent, 7).unwrap().on(set, config.windows());
+            trainer.train(&subjects).unwrap();
+            (trainer.parameters(), trainer.measured().unwrap()[0][0])
+        };
+        let ((parameters, loss), (as_many, other)) = (begin(false), begin(true));
+        assert_eq!(parameters, as_many);
+        assert!(loss.is_finite() && other.is_finite() && loss != other);
     }
 
     #[test]
