@@ -58,6 +58,8 @@ fn two_processes_train_what_one_trains() {
     run_together(alone.path(), 1);
     run_together(together.path(), 2);
     Bundle::open(together.path().join("bundle")).unwrap().verify().unwrap();
+    let card = std::fs::read_to_string(together.path().join("bundle/README.md")).unwrap();
+    assert!(card.contains("4×4, a thumbnail drawn first, then 2×2, each sees 1 cell around it, throughout"), "{card}");
     for stage in ["vqgan", "denoiser", "consistency", "decoder"] {
         let (one, two) = (weights(alone.path(), stage), weights(together.path(), stage));
         assert!(one.len() > 10 && one.keys().eq(two.keys()), "{:?}", one.keys());

@@ -24,7 +24,7 @@ impl Run {
             let setting = self.recipe.evaluation.samplers.first().copied().unwrap_or(Setting::default_of(manifest));
             let _ = writeln!(card, "![Samples: {}]({SAMPLES})\n", setting.resolved(manifest));
         }
-        self.facts(&mut card, manifest);
+        self.facts(&mut card, manifest)?;
         card.push_str("\n## Measured\n");
         match report {
             Some(report) => {
@@ -39,8 +39,17 @@ impl Run {
         Ok(card.trim_end().to_owned() + "\n")
     }
 
-    fn facts(&self, card: &mut String, manifest: &Manifest) {
-        let Manifest { image, latent, grid, retrieval, coherence, diffusion, .. } = manifest;
+    fn facts(&self, card: &mut String, manifest: &Manifest) -> Result<()> {
+        let Manifest { image, latent, retrieval, coherence, diffusion, .. } = manifest;
+        let grid = manifest.block_grid()?;
+        let blocks = |level| {
+            let (rows, cols) = grid.level(level).rows_cols();
+            format!("{rows}×{cols}")
+        };
+        let cells = match coherence.margin {
+            1 => "1 cell".to_owned(),
+            margin => format!("{margin} cells"),
+        };
         let recipe = &self.recipe;
         let (vqgan, denoiser) = (&recipe.vqgan, &recipe.denoiser);
         let shape = latent.shape;
@@ -61,13 +70,11 @@ impl Run {
             ),
             (
                 "Blocks",
-                format!("{}×{}", grid.rows, grid.cols)
+                blocks(grid.finest())
                     + &how(coherence.thumbnail, ", a thumbnail drawn first".into())
-                    + &(1..=grid.levels_between)
-                        .rev()
-                        .map(|h| format!(", then {}×{}", grid.rows >> h, grid.cols >> h))
-                        .collect::<String>()
-                    + &how(coherence.margin > 0, format!(", each sees {} cells around it", coherence.margin))
+                    + &(1..grid.finest()).map(|level| format!(", then {}", blocks(level))).collect::<String>()
+                    + &how(coherence.margin > 0, format!(", each sees {cells} around it"))
+                    + &how(denoiser.margin_through_unet, ", throughout the U-Net".into())
                     + &how(coherence.previous_block, ", each sees the one before".into()),
             ),
             (
@@ -107,6 +114,7 @@ impl Run {
         for (name, fact) in facts {
             let _ = writeln!(card, "| {name} | {} |", fact.replace('|', "\\|"));
         }
+        Ok(())
     }
 }
 
