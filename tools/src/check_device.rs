@@ -26,6 +26,9 @@ struct Tolerance {
     weights: f64,
 }
 
+/// How far weights may be, on one GPU, from those of a training that was not interrupted: kernels repeat bit for bit.
+const RESUMED: f64 = 0.0;
+
 const F32: Tolerance = Tolerance { operation: parity::TOLERANCE, loss: 1e-3, weights: 1e-2 };
 const BF16: Tolerance = Tolerance { operation: parity::BF16_TOLERANCE, loss: 2e-2, weights: 5e-2 };
 
@@ -92,8 +95,8 @@ fn compare(cuda: &Cuda, tolerance: &Tolerance, steps: usize) -> Result<bool> {
         good &= verdict(check.0, error, tolerance.operation);
     }
     if steps > 0 {
-        let expected = train(&cpu, steps, || 0)?;
-        let got = train(cuda, steps, || cuda.memory_requests().0)?;
+        let expected = train(&cpu, steps, None, || 0)?;
+        let got = train(cuda, steps, None, || cuda.memory_requests().0)?;
         let drift = |(e, g): (&f64, &f64)| if g.is_finite() { (e - g).abs() / e } else { f64::INFINITY };
         let drift = expected.losses.iter().zip(&got.losses).map(drift).fold(0.0, f64::max);
         good &= verdict(&format!("loss over {steps} training steps"), drift, tolerance.loss);
@@ -103,6 +106,8 @@ fn compare(cuda: &Cuda, tolerance: &Tolerance, steps: usize) -> Result<bool> {
         let expected = if cuda.records() { steps as u64 - 1 } else { 0 };
         let alone = expected.abs_diff(cuda.replays() - replays);
         good &= verdict("steps after the first that were not one recording", alone as f64, 0.0);
+        let resumed = train(cuda, steps, Some(steps / 2), || 0)?;
+        good &= verdict("weights when interrupted half-way", distance(&got.weights, &resumed.weights), RESUMED);
     }
     Ok(good)
 }
@@ -131,8 +136,14 @@ struct Trained {
     requests: Vec<u64>,
 }
 
-/// Trains a small denoiser with every kind of layer, from one seed.
-fn train<B: Backend>(backend: &B, steps: usize, requests: impl Fn() -> u64) -> Result<Trained> {
+/// Trains a small denoiser with every kind of layer, from one seed; after `interrupted` steps another trainer goes on from a
+/// checkpoint.
+fn train<B: Backend>(
+    backend: &B,
+    steps: usize,
+    interrupted: Option<usize>,
+    requests: impl Fn() -> u64,
+) -> Result<Trained> {
     let config = DenoiserTraining {
         rows: 2,
         cols: 2,
@@ -164,9 +175,16 @@ fn train<B: Backend>(backend: &B, steps: usize, requests: impl Fn() -> u64) -> R
     let set = LatentSet::random(grid, 32, 16, config.neighbours, &mut random);
     let alphas: Vec<f64> = (1..=1000).map(|t| 1.0 - f64::from(t) / 1001.0).collect();
     let sampler = Sampler::new(&set, config.batch_settings(&alphas));
-    let mut trainer = DenoiserTrainer::new(backend, &config, latent, 1)?.on(set, config.windows());
+    let begin =
+        || -> Result<_> { Ok(DenoiserTrainer::new(backend, &config, latent, 1)?.on(set.clone(), config.windows())) };
+    let mut trainer = begin()?;
     let (mut losses, mut asked) = (Vec::new(), Vec::new());
     for step in 1..=steps {
+        if interrupted.is_some_and(|done| step == done + 1) {
+            let checkpoint = trainer.checkpoint()?;
+            trainer = begin()?;
+            trainer.restore(checkpoint)?;
+        }
         trainer.train(&sampler.draw(config.batch, &mut random))?;
         asked.push(requests());
         if step.is_multiple_of(KEPT) || step == steps {

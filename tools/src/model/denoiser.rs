@@ -83,8 +83,8 @@ impl Conditioner {
 /// Noisy window, timestep, position, condition → prediction for the block.
 ///
 /// A margin is seen by the two convolutions before the U-Net and reaches it through them, while the U-Net works on the block
-/// alone; or it goes through the U-Net and is dropped from the prediction, at twice the arithmetic. Which is better depends
-/// on the pictures (docs/modes.md).
+/// alone; or it goes through the U-Net and is dropped from the prediction, which for 2 cells around blocks of 8×8 takes twice
+/// the arithmetic. Which is better depends on the pictures (docs/modes.md).
 #[derive(Debug, Clone)]
 pub struct Denoiser {
     stem: Conv,

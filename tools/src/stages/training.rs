@@ -33,7 +33,7 @@ impl Run {
     ///
     /// # Errors
     /// [`Error::Interrupted`] after Ctrl-C, with a checkpoint saved; [`Error::Usage`] when a measure or a weight is not
-    /// finite, and then the checkpoint stays the last good one.
+    /// finite or the loss has gone [`astray`](Losses::astray), and then the checkpoint stays the last good one.
     pub(super) fn train<T: Training>(&self, stage: Stage, mut training: T, steps: u64) -> Result<()> {
         let (name, path) = (stage.name(), self.product(stage));
         let trainer = training.trainer();
@@ -43,7 +43,7 @@ impl Run {
         let (group, leads) = (&self.group, self.group.leads());
         let mut curve = leads.then(|| Curve::open(&self.curve(stage), &header, from)).transpose()?;
         let bar = if leads { progress(name, steps) } else { indicatif::ProgressBar::hidden() };
-        let (mut rows, mut saved) = (vec![], from);
+        let (mut rows, mut saved, mut losses) = (vec![], from, Losses::default());
         for step in from + 1..=steps {
             // All stop at the same step, whoever was interrupted.
             let asks = group.is_alone() || step.is_multiple_of(ASK_EVERY);
@@ -57,6 +57,10 @@ impl Run {
             }
             if reports {
                 let means = means(&rows, measures.len());
+                if losses.astray(means[0]) {
+                    let what = format!("the loss is {:.3}, {}", means[0], Losses::ASTRAY);
+                    return Err(diverged(&what, step, saved, &path));
+                }
                 curve.as_mut().map_or(Ok(()), |curve| curve.add(step, &means))?;
                 let shown = format!("{} {:.4}", measures[0], means[0]);
                 log::debug!("{name} step {step}: {shown}");
@@ -108,6 +112,25 @@ fn measured(trainer: &mut dyn Trainer, saved: u64, path: &Path) -> Result<Vec<Ve
     Ok(measured)
 }
 
+/// Losses of a run, from report to report.
+#[derive(Debug, Default)]
+struct Losses {
+    /// The first and the lowest.
+    seen: Option<(f64, f64)>,
+}
+
+impl Losses {
+    const ASTRAY: &str = "more than at first, and over ten times its lowest";
+
+    /// Whether training that had come to something has lost it: `loss` is worse than where this run began, and ten times
+    /// worse than the best.
+    fn astray(&mut self, loss: f64) -> bool {
+        let (first, lowest) = self.seen.unwrap_or((loss, loss));
+        self.seen = Some((first, lowest.min(loss)));
+        loss > first && loss > 10.0 * lowest
+    }
+}
+
 /// The mean of each column.
 fn means(rows: &[Vec<f64>], columns: usize) -> Vec<f64> {
     (0..columns).map(|column| rows.iter().map(|row| row[column]).sum::<f64>() / rows.len() as f64).collect()
@@ -146,11 +169,11 @@ mod tests {
         features: FeatureArgs,
     }
 
-    /// Training whose loss, or else whose weight, is no number from a step on.
+    /// Training with these losses by step, whose weight is no number from a step on.
     struct Failing {
         step: u64,
         losses: Vec<f64>,
-        loss_fails: u64,
+        loss: fn(u64) -> f64,
         weight_fails: u64,
     }
 
@@ -186,7 +209,7 @@ mod tests {
 
         fn advance(&mut self) -> Result<()> {
             self.step += 1;
-            self.losses.push(if self.step >= self.loss_fails { f64::NAN } else { 1.0 });
+            self.losses.push((self.loss)(self.step));
             Ok(())
         }
     }
@@ -198,18 +221,21 @@ mod tests {
         let recipe = Recipe::load(Path::new(recipe)).unwrap();
         let features = Cli::try_parse_from(["run"]).unwrap().features;
         let run = Run::new(recipe, &runs, None, features).unwrap();
-        let train = |loss_fails, weight_fails| {
-            let training = Failing { step: 0, losses: vec![], loss_fails, weight_fails };
+        let train = |loss, weight_fails| {
+            let training = Failing { step: 0, losses: vec![], loss, weight_fails };
             run.train(Stage::Denoiser, training, 1000).unwrap_err().to_string()
         };
-        let none = train(7, u64::MAX);
+        let none = train(|step| if step < 7 { 1.0 } else { f64::NAN }, u64::MAX);
         assert!(none.contains("NaN at step 7") && none.contains("no checkpoint"), "{none}");
-        let after = train(SAVE_EVERY + 7, u64::MAX);
+        let after = train(|step| if step < SAVE_EVERY + 7 { 1.0 } else { f64::NAN }, u64::MAX);
         assert!(after.contains(&format!("denoiser.ckpt holds step {SAVE_EVERY}")), "{after}");
-        let weights = train(u64::MAX, SAVE_EVERY + 7);
+        let weights = train(|_| 1.0, SAVE_EVERY + 7);
         assert!(weights.contains(&format!("step {}", 2 * SAVE_EVERY)), "{weights}");
         let kept = Checkpoint::load(&run.product(Stage::Denoiser)).unwrap().unwrap();
         assert_eq!((kept.step, kept.is_finite()), (SAVE_EVERY, true));
+        // Ten times its best is no divergence below where it began.
+        let lost = train(|step| [1.0, 0.02, 0.9, 1.1][(step / 200).min(3) as usize], u64::MAX);
+        assert!(lost.contains("the loss is 1.1") && lost.contains("ten times its lowest at step 650; "), "{lost}");
         std::fs::remove_dir_all(&runs).unwrap();
     }
 }

@@ -42,8 +42,8 @@ pub struct DenoiserTraining {
     /// Coherence: cells of neighbouring blocks' noisy values that a block sees; 0 none, at most 2 where they end before the
     /// U-Net.
     pub margin: usize,
-    /// Coherence: carry the margin through the U-Net, at twice the arithmetic; absent: it ends before.
-    #[serde(default, skip_serializing_if = "is_off")]
+    /// Coherence: carry the margin through the U-Net, at more arithmetic; absent: it ends before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub margin_through_unet: bool,
     /// Tell the network its position (needed with a thumbnail).
     pub position_embedding: bool,
@@ -143,11 +143,6 @@ impl DenoiserTraining {
 /// For a setting that is left out where there are none.
 fn no_levels(count: &usize) -> bool {
     *count == 0
-}
-
-/// For a setting that is left out where it is off.
-fn is_off(on: &bool) -> bool {
-    !on
 }
 
 /// Part of every hash of settings; another where the same settings have come to mean another network.
@@ -360,16 +355,22 @@ impl<'a, B: Backend> DenoiserTrainer<'a, B> {
     /// # Errors
     /// [`Error::File`] when it is damaged or of other settings.
     pub fn resume(&mut self, path: &Path) -> Result<()> {
-        let Some(mut checkpoint) = Checkpoint::load(path)? else { return Ok(()) };
+        let Some(checkpoint) = Checkpoint::load(path)? else { return Ok(()) };
         if checkpoint.settings != self.settings {
             return Err(Error::file(
                 path,
                 "the checkpoint was made with other settings of [denoiser] or [consistency]",
             ));
         }
-        checkpoint
-            .take_params("denoiser", self.backend, &mut self.set)
-            .map_err(|e| Error::file(path, e.to_string()))?;
+        self.restore(checkpoint).map_err(|e| Error::file(path, e.to_string()))
+    }
+
+    /// Goes on from `checkpoint`, of the same settings.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::take_params`].
+    pub fn restore(&mut self, mut checkpoint: Checkpoint) -> Result<()> {
+        checkpoint.take_params("denoiser", self.backend, &mut self.set)?;
         self.step = checkpoint.step;
         self.random = Random::from_state(checkpoint.random);
         Ok(())
